@@ -1,0 +1,73 @@
+"""One tenant as a value: what the document says of it, with defaults filled in. Rules across tenants live in
+``fleet.py``, reading and writing in ``document.py``, names on Asterisk in ``naming.py``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from voxtractl.settings import SecretRef
+
+__all__ = ["Fallback", "Outbound", "Queue", "Tenant", "Trunk"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trunk:
+    """The tenant's own carrier connection; becomes one PJSIP endpoint (``naming.trunk_endpoint``)."""
+
+    host: str
+    port: int | None = None
+    username: str | None = None
+    password: SecretRef | None = None
+    codecs: tuple[str, ...] = ("ulaw", "alaw")
+    transport: str | None = None  # name of a PJSIP transport of the node; Asterisk picks one when absent
+    register: bool = False  # register with the carrier (needs username and password)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """A queue of the tenant; ``name`` is the short one (``support``), Asterisk sees ``acme-support``."""
+
+    name: str
+    members: tuple[str, ...] = ()
+    strategy: str = "ringall"
+    timeout: int = 15  # seconds a member rings
+    max_callers: int = 0  # waiting at most; 0: no limit (Asterisk's maxlen)
+    music: str = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outbound:
+    """What the tenant may dial. Absent: it cannot dial out."""
+
+    caller_ids: tuple[str, ...]
+    allow: tuple[str, ...] = ()  # prefixes; the longest prefix of allow and deny wins
+    deny: tuple[str, ...] = ()
+    calls_per_second: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """What a caller gets when no runtime is connected: a sound, a number over the own trunk, or a queue."""
+
+    kind: Literal["play", "dial", "queue"]
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    slug: str
+    name: str
+    app: str  # rendered Stasis app name (of worker 1 when workers = 1)
+    dids: tuple[str, ...] = ()
+    extensions: tuple[
+        str, ...
+    ] = ()  # internal numbers such as 1000, reachable through the tenant's own trunk context
+    handler: str | None = None
+    max_channels: int | None = None
+    fallback: Fallback | None = None
+    nodes: tuple[str, ...] = ()  # empty: all nodes
+    trunk: Trunk | None = None
+    queues: tuple[Queue, ...] = ()
+    outbound: Outbound | None = None
+    templates: Mapping[str, str] = field(default_factory=dict)  # kind → the tenant's own template file
+    file: str = ""  # the document file it stands in
