@@ -1,0 +1,32 @@
+"""voxtractl: tenants of voice applications on Asterisk, as a reviewed file and a proven dialplan.
+
+The public names of the library. They load on first use, so that the command line starts without them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from voxtractl.ari.client import ARIClient
+    from voxtractl.errors import VoxtractlError
+    from voxtractl.provision import TenantProvisioner
+
+__all__ = ["ARIClient", "TenantProvisioner", "VoxtractlError", "__version__"]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ARIClient": "voxtractl.ari.client",
+    "TenantProvisioner": "voxtractl.provision",
+    "VoxtractlError": "voxtractl.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'voxtractl' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

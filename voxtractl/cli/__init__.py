@@ -1,0 +1,1 @@
+"""The command line: parse, call one function, hand its value to the printer. Nothing depends on it."""

@@ -1,0 +1,242 @@
+"""Assembly of the command line, its one ``asyncio.run``, and the one place where errors become exit codes.
+
+Command groups are imported when they are used: the first screen and a typing error load typer and nothing
+else. The words of a group on the first screen therefore stand here, in one table.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from voxtractl.cli import context, show
+from voxtractl.errors import UsageFault, VoxtractlError
+from voxtractl.settings import Settings
+
+__all__ = ["COMMANDS", "build", "globals_first", "run", "wait"]
+
+T = TypeVar("T")
+
+# name → (module with `app`, one line on the first screen), in the order a new operator meets them
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "init": ("voxtractl.cli.init", "Start: write a commented tenants.toml."),
+    "demo": ("voxtractl.cli.demo", "See it all work on a private Asterisk, in a minute."),
+    "tenant": ("voxtractl.cli.tenant", "Add, list, show, set, remove tenants."),
+    "config": ("voxtractl.cli.config", "Check the document."),
+    "node": ("voxtractl.cli.node", "List, prepare, check and trust Asterisk nodes."),
+    "dialplan": ("voxtractl.cli.dialplan", "Plan, push, reload, prove and roll back."),
+    "lab": ("voxtractl.cli.lab", "A private, real Asterisk to try things on."),
+}
+
+# long and short form → whether a value follows
+GLOBALS: Final[Mapping[str, bool]] = {
+    "--config": True,
+    "-c": True,
+    "--node": True,
+    "-n": True,
+    "--output": True,
+    "-o": True,
+    "--templates": True,
+    "--timeout": True,
+    "--yes": False,
+    "-y": False,
+    "--no-color": False,
+    "--verbose": False,
+    "-v": False,
+}
+
+FIRST_STEPS: Final = """\
+First steps:
+  voxtractl init                                   a tenants.toml to start from
+  voxtractl tenant add acme --did +265999000001 --push
+  voxtractl dialplan status                        is every node what it should be?
+
+Global options may stand anywhere on the line. VOXTRACTL_CONFIG, VOXTRACTL_OUTPUT, …
+set them from the environment. Exit codes: docs/errors.md."""
+
+
+class Commands(TyperGroup):
+    """The root group: knows the names of its commands, imports each when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        command = typer.main.get_command(import_module(COMMANDS[cmd_name][0]).app)
+        command.name = cmd_name
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS:
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], COMMANDS, 1)
+            ctx.fail(f"No such command {args[0]!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        formatter.write("\n" + FIRST_STEPS + "\n")
+
+
+def build() -> Any:
+    """The root command, without any group loaded."""
+    app = typer.Typer(
+        cls=Commands,
+        name="voxtractl",
+        rich_markup_mode=None,
+        add_completion=False,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(_root)
+    return typer.main.get_command(app)
+
+
+def _root(
+    config: Path = typer.Option(
+        None, "--config", "-c", help="The document. [tenants.toml]", show_default=False
+    ),
+    node: list[str] = typer.Option(
+        None, "--node", "-n", help="Only this node; repeatable.", show_default=False
+    ),
+    output: str = typer.Option(
+        None, "--output", "-o", metavar="text|json", help="Form of the result.", show_default=False
+    ),
+    templates: Path = typer.Option(None, "--templates", help="Templates of your own.", show_default=False),
+    timeout: float = typer.Option(
+        None, "--timeout", help="Seconds for one step on a node. [30]", show_default=False
+    ),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask.", show_default=False),
+    no_color: bool = typer.Option(False, "--no-color", help="Plain text.", show_default=False),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more.", show_default=False),
+    version: bool = typer.Option(
+        False, "--version", help="Show the version.", is_eager=True, callback=lambda v: _version(v)
+    ),
+) -> None:
+    """The operator's tool for voice tenants on Asterisk: one reviewed file, a proven dialplan."""
+    typed: dict[str, Any] = {
+        "config": config,
+        "node": tuple(node) if node else None,
+        "output": output,
+        "templates": templates,
+        "timeout": timeout,
+        "yes": yes or None,
+        "no_color": no_color or None,
+        "verbose": verbose or None,
+    }
+    if output not in {None, "text", "json"}:
+        raise UsageFault(f"--output {output}: there is text and json", hint="use -o text or -o json")
+    context.configure(Settings.load({k: v for k, v in typed.items() if v is not None}))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from voxtractl import __version__
+
+        show.emit({"version": __version__}, f"voxtractl {__version__}")
+        raise typer.Exit
+
+
+def globals_first(words: Sequence[str]) -> list[str]:
+    """The words with the global options in front, so that they may stand anywhere; ``--`` ends this."""
+    front: list[str] = []
+    rest: list[str] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        if word == "--":
+            return [*front, *rest, word, *queue]
+        name, equals, _ = word.partition("=")
+        if word in GLOBALS:
+            front.append(word)
+            if GLOBALS[word] and queue:
+                front.append(queue.pop(0))
+        elif equals and name.startswith("--") and GLOBALS.get(name):
+            front.append(word)
+        else:
+            rest.append(word)
+    return [*front, *rest]
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command line; returns the exit code. Every ending of a command passes through here."""
+    words = globals_first(words)
+    _early_output(words)
+    try:
+        ended = build().main(args=words, prog_name="voxtractl", standalone_mode=False)
+        sys.stdout.flush()
+    except VoxtractlError as error:
+        show.fail(error)
+        return error.exit_code
+    except typer.Abort:
+        return 130
+    except KeyboardInterrupt:
+        show.note("interrupted")
+        return 130
+    except typer.TyperException as error:  # how typer says that the line was typed wrongly
+        return _usage(error)
+    except BrokenPipeError:
+        # The reader went away (`| head`); nothing may be written any more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:  # noqa: BLE001  the last wall: a bug must still leave one JSON document
+        return _bug(error)
+    return ended if isinstance(ended, int) else 0
+
+
+def wait(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end: the only event loop of the command line. SIGTERM ends it like Ctrl-C."""
+    import asyncio
+
+    async def guarded() -> T:
+        task = asyncio.current_task()
+        if task is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError as exc:
+        raise KeyboardInterrupt from exc
+
+
+def _early_output(words: Iterable[str]) -> None:
+    """Let errors of the command line itself honour ``-o json``, before typer has read it."""
+    text = " ".join(words)
+    if "-o json" in text or "--output json" in text or "--output=json" in text:
+        context.configure(Settings(output="json"))
+
+
+def _usage(error: typer.TyperException) -> int:
+    ctx = getattr(error, "ctx", None)
+    message = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        show.note(message)
+        return 2
+    path = ctx.command_path if ctx is not None else "voxtractl"
+    show.fail(UsageFault(message, hint=f"{path} --help"))
+    return UsageFault.exit_code
+
+
+def _bug(error: Exception) -> int:
+    import traceback
+
+    sys.stderr.write("".join(traceback.format_exception(error)))
+    fault = VoxtractlError(
+        f"voxtractl itself failed: {type(error).__name__}",
+        hint="this is a bug; report it with the lines above",
+    )
+    show.fail(fault)
+    return fault.exit_code
