@@ -12,6 +12,7 @@ from typing import Final
 __all__ = [
     "APP_MAX",
     "BUCKETS",
+    "BUCKETS_ABOVE",
     "CONTEXT_MAX",
     "DID",
     "END_CONTEXT",
@@ -26,6 +27,7 @@ __all__ = [
     "SHARED",
     "SLUG",
     "bucket_context",
+    "did_context",
     "end_template",
     "fallback_context",
     "fragment_file",
@@ -62,6 +64,7 @@ SHARDS: Final = 64
 # A sorted list in Asterisk: 30 000 DIDs in one context reload in 8.1 s,
 # in 1000 buckets in 0.08 s (measured).
 BUCKETS: Final = 1000
+BUCKETS_ABOVE: Final = 5000  # DIDs on a node
 
 LABEL_LENGTH: Final = 12
 END_CONTEXT: Final = "voxtractl-end"
@@ -106,6 +109,11 @@ def worker_app(app: str, worker: int, workers: int) -> str:
 def bucket_context(last_digits: str) -> str:
     """Context of the DIDs that end in these three digits."""
     return f"did-{last_digits}"
+
+
+def did_context(did: str, trunk_context: str, dids: int) -> str:
+    """Context that holds a DID's stanza on a node of ``dids`` DIDs: the trunk context, or its bucket."""
+    return trunk_context if dids <= BUCKETS_ABOVE else bucket_context(did[-3:])
 
 
 def end_template(path: str, digest: str) -> str:

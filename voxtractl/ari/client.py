@@ -5,7 +5,7 @@ before Asterisk drops them (its keep-alive ends at 15 s, ours at 10 s), else reu
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -117,7 +117,7 @@ class ARIClient:
         answer = await self.ask(request, timeout=timeout)
         if answer.status < 300:
             return answer.body
-        raise self._refused(request, answer)
+        raise self.refused(request, answer)
 
     async def reload(self, module: str) -> None:
         """Reload one module; waits while another reload runs. Conflict: Asterisk refuses the files.
@@ -135,64 +135,27 @@ class ARIClient:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 1.0)
         if answer.status >= 300:
-            raise self._refused(request, answer)
+            raise self.refused(request, answer)
 
-    async def missing_labels(
-        self, wanted: Sequence[tuple[str, str, str]]
-    ) -> tuple[tuple[str, str, str], ...]:
-        """Those (context, extension, label) that are not live, in the given order."""
+    async def ask_all(self, wanted: Sequence[Request]) -> list[Answer]:
+        """The answers to many requests, in their order, 16 on the way at once. The first error ends all."""
+        answers: list[Answer] = [Answer(0)] * len(wanted)
         rest = iter(enumerate(wanted))
-        missing: list[int] = []
 
         async def worker() -> None:
-            for index, (context, extension, label) in rest:
-                if not await self.is_live(context, extension, label):
-                    missing.append(index)
+            for index, request in rest:
+                answers[index] = await self.ask(request)
 
-        await _all(worker() for _ in range(min(CONNECTIONS, len(wanted))))
-        return tuple(wanted[index] for index in sorted(missing))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(CONNECTIONS, len(wanted))):
+                    group.create_task(worker())
+        except* AriError as exc:
+            raise exc.exceptions[0] from None
+        return answers
 
-    async def is_live(self, context: str, extension: str, label: str) -> bool:
-        """Whether exactly this label is what a call to this extension would meet now."""
-        request = requests.probe_label(context, extension, label)
-        answer = await self.ask(request)
-        live = requests.label_answer(answer)
-        if live is None:
-            raise self._refused(request, answer)
-        return live
-
-    async def has_mark(self, kind: str, mark: str) -> bool:
-        """Whether all files of this kind were read, in exactly the revision with this mark."""
-        request = requests.mark(kind, mark)
-        answer = await self.ask(request)
-        live = requests.mark_answer(kind, mark, answer)
-        if live is None:
-            raise self._refused(request, answer)
-        return live
-
-    async def has_endpoint(self, name: str) -> bool:
-        """Whether res_pjsip holds this endpoint."""
-        request = requests.endpoint(name)
-        answer = await self.ask(request)
-        if answer.status not in {200, 404}:
-            raise self._refused(request, answer)
-        return answer.status == 200
-
-    async def has_queue(self, name: str) -> bool:
-        """Whether app_queue holds this queue."""
-        body = await self.request(requests.device_state(f"Queue:{name}_avail"))
-        return bool(body.get("state") != "INVALID")
-
-    def _unreachable(self, request: Request, reason: str) -> AriUnreachable:
-        return AriUnreachable(
-            f"ARI does not answer: {reason}",
-            method=request.method,
-            path=request.path,
-            where=self.url,
-            hint="is Asterisk running, http.conf enabled, and its sessionlimit not used up?",
-        )
-
-    def _refused(self, request: Request, answer: Answer) -> AriError:
+    def refused(self, request: Request, answer: Answer) -> AriError:
+        """The error that fits an answer's status, with Asterisk's own reason."""
         kind = {400: BadRequest, 404: NotFound, 409: Conflict}.get(answer.status, AriError)
         return kind(
             f"{request.method} {request.path} was refused with {answer.status}:"
@@ -204,15 +167,14 @@ class ARIClient:
             hint=None if answer.message else "see Asterisk's log",
         )
 
-
-async def _all(work: Iterable[Any]) -> None:
-    """Run all to their end; the first error ends the others and is raised as itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for coroutine in work:
-                group.create_task(coroutine)
-    except BaseExceptionGroup as exc:
-        raise exc.exceptions[0] from None
+    def _unreachable(self, request: Request, reason: str) -> AriUnreachable:
+        return AriUnreachable(
+            f"ARI does not answer: {reason}",
+            method=request.method,
+            path=request.path,
+            where=self.url,
+            hint="is Asterisk running, http.conf enabled, and its sessionlimit not used up?",
+        )
 
 
 def _json(body: bytes) -> Any:

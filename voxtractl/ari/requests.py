@@ -22,6 +22,7 @@ __all__ = [
     "applications",
     "device_state",
     "endpoint",
+    "endpoint_answer",
     "info",
     "label_answer",
     "mark",
@@ -29,6 +30,8 @@ __all__ = [
     "module",
     "modules",
     "probe_label",
+    "queue",
+    "queue_answer",
     "reload_module",
 ]
 
@@ -120,9 +123,24 @@ def aor(name: str) -> Request:
     return Request("GET", f"/asterisk/config/dynamic/res_pjsip/aor/{quote(name, safe='')}")
 
 
+def endpoint_answer(answer: Answer) -> bool | None:
+    return {200: True, 404: False}.get(answer.status)
+
+
 def device_state(name: str) -> Request:
     """Device state; Asterisk computes ``Queue:NAME_avail`` for every queue it has, INVALID for others."""
     return Request("GET", f"/deviceStates/{quote(name, safe='')}")
+
+
+def queue(name: str) -> Request:
+    """Ask whether app_queue holds this queue."""
+    return device_state(f"Queue:{name}_avail")
+
+
+def queue_answer(answer: Answer) -> bool | None:
+    if answer.status == 200 and isinstance(answer.body, dict):
+        return bool(answer.body.get("state") != "INVALID")
+    return None
 
 
 def mark(kind: str, expected: str) -> Request:
@@ -148,6 +166,4 @@ def mark_answer(kind: str, expected: str, answer: Answer) -> bool | None:
         if answer.status == 200 and isinstance(answer.body, list):
             return {"attribute": "voicemail_extension", "value": expected} in answer.body
         return None
-    if answer.status == 200 and isinstance(answer.body, dict):
-        return answer.body.get("state") != "INVALID"
-    return None
+    return queue_answer(answer)
