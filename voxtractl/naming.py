@@ -28,6 +28,7 @@ __all__ = [
     "SLUG",
     "bucket_context",
     "did_context",
+    "dispatch_context",
     "end_template",
     "fallback_context",
     "fragment_file",
@@ -96,12 +97,17 @@ def queue_name(slug: str, queue: str) -> str:
     return f"{slug}-{queue}"
 
 
+def dispatch_context(slug: str) -> str:
+    """Where a call is counted and offered to the workers; exists only when there is something to do."""
+    return f"voxtra-{slug}-dispatch"
+
+
 def trunk_endpoint(slug: str) -> str:
     """PJSIP id of the tenant's own trunk (endpoint, auth, aor, identify and registration share it)."""
     return f"{slug}-trunk"
 
 
-def worker_app(app: str, worker: int, workers: int) -> str:
+def worker_app(app: str, worker: int | str, workers: int) -> str:
     """Stasis app of one of ``workers`` runtime processes; a single worker has the plain name."""
     return app if workers == 1 else f"{app}-{worker}"
 
