@@ -7,6 +7,7 @@
 Synchronous on purpose: programs are started and files written, and nothing else waits for it.
 """
 
-from voxtractl.lab.instance import Lab, default_home, find, names, purge, remove_root, up
+from voxtractl.lab.doors import default_home, find, names, purge, remove_root, up
+from voxtractl.lab.instance import Lab
 
 __all__ = ["Lab", "default_home", "find", "names", "purge", "remove_root", "up"]

@@ -75,6 +75,7 @@ EMPTY: Final = (
     "features",
     "pjproject",
     "sorcery",
+    "stasis",
     "udptl",
     "websocket_client",
 )

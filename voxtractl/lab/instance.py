@@ -1,4 +1,4 @@
-"""One lab: a real Asterisk with files, ports and a process of its own; made, started, ended and found here.
+"""One lab: a real Asterisk with files, ports and a process of its own. Making and finding one: `doors`.
 
     HOME/lock                       held while a lab is made, started, ended or the root is built
     HOME/NAME/lab.json              what the lab is; written once
@@ -13,38 +13,33 @@ Asterisk sees the instance under another path when it lives in the root: ``insid
 are the host's.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
-import re
-import secrets
 import signal
-import stat
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from voxtractl.errors import LabError
-from voxtractl.lab import config, root
-from voxtractl.lab.ports import Ports, choose_ports
+from voxtractl.lab import config
+from voxtractl.lab.disk import locked, read_json, remove_tree, size, write
+from voxtractl.lab.ports import Ports
 from voxtractl.lab.process import Process, spawn, tail
-from voxtractl.lab.ways import MachineFacts, Report, Way, choose, machine, silent
+from voxtractl.lab.ways import Way, silent
 from voxtractl.settings import Secret
 
-__all__ = ["Lab", "default_home", "find", "names", "purge", "remove_root", "up"]
+__all__ = ["RECORD", "Lab", "PortsTaken", "environment", "fill", "start", "stop"]
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
-_RESERVED: Final = frozenset({"root", "lock"})
+RECORD: Final = "lab.json"  # a folder with this file is a lab
+
 _READY_SECONDS: Final = 60.0  # it takes half a second; a busy machine gets time
 _STOP_SECONDS: Final = 10.0
+_PORTS_SECONDS: Final = 1.0  # for the kernel to close what a killed Asterisk had open
 _CLI_SECONDS: Final = 60.0
-_STARTS: Final = 5  # tries when somebody takes the ports first
-_SOCKET_LIMIT: Final = 107  # bytes of a Unix socket's path (unix(7): 108 with the ending NUL)
+_CLI_BYTES: Final = 496  # of one console command; Asterisk drops a longer one without a word (measured)
 
 # What Asterisk is given: nothing of our own environment, which may hold secrets its ENV() could read.
 _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -53,7 +48,7 @@ _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 _RELOADS: Final = ("pbx_config.so", "res_pjsip.so", "app_queue.so", "res_ari.so", "res_musiconhold.so")
 
 
-class _PortsTaken(LabError):
+class PortsTaken(LabError):
     """Asterisk runs, and somebody else has one of its ports."""
 
 
@@ -100,6 +95,10 @@ class Lab:
         return self.folder / "ari-password"
 
     @property
+    def reader_password_file(self) -> Path:
+        return self.folder / "reader-password"
+
+    @property
     def config_dir(self) -> Path:
         return self.instance / "etc"
 
@@ -126,9 +125,7 @@ class Lab:
     @property
     def process(self) -> Process | None:
         """The running Asterisk; None when it ended, was killed, or the machine was booted since."""
-        record = _read_json(self.folder / "process.json")
-        process = Process(**record) if record else None
-        return process if process and process.alive else None
+        return _running(self.folder)
 
     @property
     def pid(self) -> int | None:
@@ -141,22 +138,20 @@ class Lab:
 
     def start(self) -> None:
         """Start again with the same files and ports, and wait until ARI answers. Harmless when it runs."""
-        with _locked(self.home, silent):
-            self._start()
+        with locked(self.home, silent):
+            start(self)
 
     def down(self) -> None:
         """End Asterisk and what it started; its files stay. Harmless when it does not run."""
-        with _locked(self.home, silent):
-            self._stop()
+        with locked(self.home, silent):
+            stop(self.folder)
 
     def kill(self) -> None:
         """End it without warning, as a crash does; its files stay as they are."""
         process = self.process
         if process is not None:
-            process.send(signal.SIGKILL)
-            if not process.wait_gone(_STOP_SECONDS):
-                raise LabError(f"pid {process.pid} did not end after SIGKILL", where=f"lab {self.name}")
-            process.end_children()
+            _kill(process)
+            process.end_children(_STOP_SECONDS)
 
     def cli(self, command: str) -> str:
         """What Asterisk's own console answers to ``command``. Raises LabError when it is not running."""
@@ -166,6 +161,11 @@ class Lab:
                 f"{command!r} is not a console command: it is empty or holds a control character",
                 hint="give one command on one line, such as: core show channels",
             )
+        if len(command.encode()) > _CLI_BYTES:
+            raise LabError(
+                f"a console command has at most {_CLI_BYTES} bytes, and this one {len(command.encode())}",
+                hint="Asterisk would drop it without a word; use ARI for long values",
+            )
         if not self.alive:
             raise self._not_running()
         try:
@@ -174,7 +174,7 @@ class Lab:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=_CLI_SECONDS,
-                env=_environment(self.inside),
+                env=environment(self.inside),
                 cwd="/",
                 text=True,
                 errors="replace",
@@ -198,17 +198,40 @@ class Lab:
 
     def wait_ready(self, timeout: float = _READY_SECONDS) -> None:
         """Wait until Asterisk is fully booted and ARI takes our password. Raises LabError."""
+        self._await(timeout, size(self.log_file))
+
+    def restore(self) -> None:
+        """Put the configuration back to what it was at first, empty the store, drop all calls, reload.
+
+        For tests that share a lab. What a running Asterisk keeps beside its files stays: its database,
+        global variables and dynamic objects.
+        """
+        self.cli("channel request hangup all")
+        files = self._write_config()
+        for entry in self.config_dir.iterdir():
+            if entry.name not in files and entry != self.store_dir:
+                remove_tree(entry)
+        for entry in self.store_dir.iterdir():
+            remove_tree(entry)
+        for module in _RELOADS:
+            self.cli(f"module reload {module}")
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _await(self, timeout: float, log_from: int) -> None:
+        """Wait for a process whose own log starts at byte ``log_from``."""
         deadline = time.monotonic() + timeout
         process = self.process
         if process is None:
             raise self._not_running()
         while (status := self._ari_status()) != 200:
             if status == 401:
-                raise _PortsTaken(
-                    f"something else answers on {self.ari_url}",
+                raise PortsTaken(
+                    f"{self.ari_url} refuses the lab's own password",
                     where=f"lab {self.name}",
-                    hint=f"end it, or make the lab anew: {self._purge_hint()}",
+                    hint=f"is ari.conf as it was? or make the lab anew: {self._purge_hint()}",
                 )
+            self._assert_bound(log_from)
             # The wait is cut short by the end of the process.
             if process.wait_gone(0.01):
                 raise LabError(
@@ -219,71 +242,20 @@ class Lab:
             if time.monotonic() > deadline:
                 raise self._never_ready(timeout)
         self.cli("core waitfullybooted")
+        self._assert_bound(log_from)
 
-    def restore(self) -> None:
-        """Put the configuration back to what it was at first, empty the store, drop all calls, reload.
-
-        For tests that share a lab. What a running Asterisk keeps beside its files stays: its database,
-        global variables and dynamic objects.
-        """
-        self.cli("channel request hangup all")
-        pristine = config.render(self._config_facts())
-        for entry in self.config_dir.iterdir():
-            if entry.name not in pristine:
-                root.remove_tree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-        self._write_config(pristine)
-        for module in _RELOADS:
-            self.cli(f"module reload {module}")
-
-    # --- inside -------------------------------------------------------------------------------------------
-
-    def _start(self) -> None:
-        if self.alive:
-            self.wait_ready()
-            return
-        if not self.ports.free:
-            raise _PortsTaken(
-                f"TCP port {self.ports.http} or UDP port {self.ports.sip} of 127.0.0.1 is in use",
-                where=f"lab {self.name}",
-                hint=f"end that program, or make the lab anew: {self._purge_hint()}",
-            )
-        offset = self.log_file.stat().st_size if self.log_file.exists() else 0
-        # Left by a crash; Asterisk would take it for a running one.
-        (self.instance / "run" / "asterisk.ctl").unlink(missing_ok=True)
-        process = spawn(
-            [*self.daemon, "-f", "-C", f"{self.inside_config_dir}/asterisk.conf"],
-            output=self.output_file,
-            environment=_environment(self.inside),
-        )
-        _write(self.folder / "process.json", json.dumps(dataclasses.asdict(process)))
-        try:
-            self.wait_ready()
-            self._assert_bound(offset)
-        except BaseException:
-            self._stop()
-            raise
-
-    def _assert_bound(self, offset: int) -> None:
+    def _assert_bound(self, log_from: int) -> None:
         """Asterisk goes on without a port it cannot have; only its log tells."""
+        if not self.log_file.exists():
+            return
         with self.log_file.open(encoding="utf-8", errors="replace") as log:
-            log.seek(offset)
+            log.seek(log_from)
             if "Address already in use" in log.read():
-                raise _PortsTaken(
-                    f"port {self.ports.http} or {self.ports.sip} was taken while Asterisk started",
+                raise PortsTaken(
+                    f"TCP port {self.http_port} or UDP port {self.sip_port} was taken while Asterisk started",
                     where=f"lab {self.name}",
                     hint="try again",
                 )
-
-    def _stop(self) -> None:
-        process = self.process
-        if process is not None:
-            process.send(signal.SIGTERM)
-            if not process.wait_gone(_STOP_SECONDS):
-                process.send(signal.SIGKILL)
-                if not process.wait_gone(_STOP_SECONDS):
-                    raise LabError(f"pid {process.pid} did not end after SIGKILL", where=f"lab {self.name}")
-            process.end_children()
-        (self.folder / "process.json").unlink(missing_ok=True)
 
     def _ari_status(self) -> int:
         """The status of a request only our own Asterisk answers with 200; 0 when there is no answer."""
@@ -292,7 +264,7 @@ class Lab:
 
         secret = f"{self.ari_user}:{self.ari_password.reveal()}"
         # http.client looks at no proxy variables: this is loopback.
-        connection = http.client.HTTPConnection("127.0.0.1", self.ports.http, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports.http, timeout=1)
         try:
             connection.request(
                 "GET",
@@ -305,42 +277,28 @@ class Lab:
         finally:
             connection.close()
 
-    def _config_facts(self) -> config.ConfigFacts:
-        return config.ConfigFacts(
-            inside=self.inside,
-            ports=self.ports,
-            ari_password=self.ari_password.reveal(),
-            reader_password=self.reader_password.reveal(),
-        )
-
-    def _write_config(self, files: dict[str, str]) -> None:
+    def _write_config(self) -> frozenset[str]:
         """The configuration folder: its owner is ours, its group is Asterisk's, others see nothing."""
+        files = config.render(
+            config.ConfigFacts(
+                inside=self.inside,
+                ports=self.ports,
+                ari_password=self.ari_password.reveal(),
+                reader_password=self.reader_password.reveal(),
+            )
+        )
         gid = self.owner[1]
         for folder in (self.config_dir, self.store_dir):
             folder.mkdir(mode=0o750, exist_ok=True)
             os.chown(folder, -1, gid)
             folder.chmod(0o2750)
         for name, text in files.items():
-            _write(self.config_dir / name, text, mode=0o640, gid=gid)
-
-    def _write_instance(self) -> None:
-        self.instance.mkdir(mode=0o711, exist_ok=True)
-        self.instance.chmod(0o711)
-        self._write_config(config.render(self._config_facts()))
-        for name in config.FOLDERS:
-            folder = self.instance / name
-            folder.mkdir(mode=0o750, exist_ok=True)
-            os.chown(folder, *self.owner)
-            folder.chmod(0o750)
-        # A second of silence in Asterisk's own 8 kHz format: music on hold without a file is a warning.
-        hold = self.instance / "moh" / "silence.sln"
-        hold.write_bytes(bytes(16_000))
-        hold.chmod(0o644)
+            write(self.config_dir / name, text, mode=0o640, gid=gid)
+        return frozenset(files)
 
     def _not_running(self) -> LabError:
         return LabError(
             f"the lab {self.name} is not running",
-            where=str(self.home),
             hint=f"voxtractl lab up --name {self.name}",
         )
 
@@ -355,292 +313,87 @@ class Lab:
         return f"voxtractl lab down --purge --name {self.name}, then voxtractl lab up --name {self.name}"
 
 
-# --- the doors --------------------------------------------------------------------------------------------
+def fill(lab: Lab) -> None:
+    """Write everything a new lab has on disk. The caller holds the home's lock."""
+    # A leftover of a lab whose record is gone would be mixed into the new one.
+    remove_tree(lab.instance)
+    remove_tree(lab.folder)
+    lab.folder.mkdir(mode=0o711)
+    lab.folder.chmod(0o711)
+    lab.instance.mkdir(mode=0o711, exist_ok=True)
+    lab.instance.chmod(0o711)
+    lab._write_config()
+    for name in config.FOLDERS:
+        folder = lab.instance / name
+        folder.mkdir(mode=0o750)
+        os.chown(folder, *lab.owner)
+        folder.chmod(0o750)
+    # A second of silence in Asterisk's own 8 kHz format: music on hold without a file is a warning.
+    hold = lab.instance / "moh" / "silence.sln"
+    hold.write_bytes(bytes(16_000))
+    hold.chmod(0o644)
+    write(lab.ari_password_file, lab.ari_password.reveal() + "\n")
+    write(lab.reader_password_file, lab.reader_password.reveal() + "\n")
+    # Last: the record is what makes it a lab.
+    secret = ("ari_password", "reader_password")
+    record = {f.name: getattr(lab, f.name) for f in dataclasses.fields(lab) if f.name not in secret}
+    record["ports"] = dataclasses.asdict(lab.ports)
+    write(lab.folder / RECORD, json.dumps(record, indent=1, default=os.fspath))
 
 
-def default_home() -> Path:
-    """VOXTRACTL_LAB_HOME, else voxtractl/lab in the user's cache."""
-    given = os.environ.get("VOXTRACTL_LAB_HOME")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "voxtractl" / "lab"
+def _running(folder: Path) -> Process | None:
+    record = read_json(folder / "process.json")
+    process = Process(**record) if record else None
+    return process if process and process.alive else None
 
 
-def up(name: str = "lab", home: Path | None = None, report: Report = silent) -> Lab:
-    """A running lab: the one of this name, started if need be, else a new one. Raises LabError."""
-    home = _home(home)
-    home.mkdir(mode=0o711, parents=True, exist_ok=True)
-    with _locked(home, report):
-        lab = find(name, home)
-        if lab is not None and lab.alive:
-            lab.wait_ready()
-            report(f"lab {name} is already up")
-            return lab
-        if lab is not None:
-            lab._start()
-            report(f"lab {name} is up again, with the files it had")
-            return lab
-        return _make(name, home, machine(), report)
-
-
-def find(name: str = "lab", home: Path | None = None) -> Lab | None:
-    """The lab of this name, running or not; None when there is none, or its files are gone."""
-    _check_name(name)
-    home = _home(home)
-    record = _read_json(home / name / "lab.json")
-    if record is None or not (Path(record["instance"]) / "etc").is_dir():
-        return None
-    record["ports"] = Ports(**record["ports"])
-    for key in ("home", "instance"):
-        record[key] = Path(record[key])
-    for key in ("program", "daemon", "owner"):
-        record[key] = tuple(record[key])
-    return Lab(
-        **record,
-        ari_password=Secret((home / name / "ari-password").read_text(encoding="ascii").strip()),
-        reader_password=Secret((home / name / "reader-password").read_text(encoding="ascii").strip()),
-    )
-
-
-def names(home: Path | None = None) -> list[str]:
-    """The labs of a home, running or not."""
-    return sorted(path.parent.name for path in _home(home).glob("*/lab.json"))
-
-
-def purge(name: str = "lab", home: Path | None = None) -> None:
-    """End a lab and delete all it has. Harmless when there is none."""
-    _check_name(name)
-    home = _home(home)
-    if not home.is_dir():
+def start(lab: Lab) -> None:
+    """Start a lab and wait until it is ready; harmless when it runs. The caller holds the home's lock."""
+    if lab.alive:
+        lab.wait_ready()
         return
-    with _locked(home, silent):
-        lab = find(name, home)
-        if lab is not None:
-            lab._stop()
-        for folder in (home / "root" / root.LABS / name, home / name):
-            root.remove_tree(folder)
-
-
-def remove_root(home: Path | None = None) -> None:
-    """Delete the Debian the labs of this home run in; only when no lab is left. Harmless without one."""
-    home = _home(home)
-    if not home.is_dir():
-        return
-    with _locked(home, silent):
-        left = [name for name in names(home) if (lab := find(name, home)) is not None and lab.how == "root"]
-        if left:
-            raise LabError(
-                f"the root is used by {', '.join(left)}",
-                where=str(home),
-                hint="voxtractl lab down --purge --all",
-            )
-        root.remove_tree(home / "root")
-
-
-def _make(name: str, home: Path, facts: MachineFacts, report: Report) -> Lab:
-    way = choose(facts)
-    if way == "path":
-        draft = _on_path(name, home, facts)
-        report(f"using {facts.asterisk}, Asterisk {draft.version}")
-    else:
-        root.build(home / "root", report)
-        draft = _in_root(name, home)
-        report(f"using Asterisk {draft.version} in {home / 'root'}")
-    for attempt in range(1, _STARTS + 1):
-        lab = dataclasses.replace(draft, ports=choose_ports())
-        # A leftover of a lab whose record is gone would be mixed into the new one.
-        root.remove_tree(lab.instance)
-        root.remove_tree(lab.folder)
-        lab.folder.mkdir(mode=0o711)
-        lab._write_instance()
-        _write(lab.ari_password_file, lab.ari_password.reveal() + "\n")
-        _write(lab.folder / "reader-password", lab.reader_password.reveal() + "\n")
-        _write(lab.folder / "lab.json", json.dumps(_record(lab), indent=1))
-        try:
-            lab._start()
-        except _PortsTaken as taken:
-            if attempt == _STARTS:
-                raise
-            report(f"{taken}; trying others")
-            continue
-        report(f"lab {name} is up: ARI {lab.ari_url}, SIP 127.0.0.1:{lab.sip_port}")
-        return lab
-    raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def _on_path(name: str, home: Path, facts: MachineFacts) -> Lab:
-    asterisk = facts.asterisk
-    assert asterisk is not None  # noqa: S101  for mypy: choose() saw it
-    instance = home / name
-    inside = str(instance)
-    if not inside.isprintable() or set(inside) & set(";\\[]"):
-        raise LabError(
-            f"{inside} cannot be written into Asterisk's configuration",
-            hint="set VOXTRACTL_LAB_HOME to a folder with plain letters in its path",
+    if not lab.ports.free_within(_PORTS_SECONDS):
+        raise PortsTaken(
+            f"TCP port {lab.ports.http} or UDP port {lab.ports.sip} of 127.0.0.1 is in use",
+            where=f"lab {lab.name}",
+            hint=f"end that program, or make the lab anew: {lab._purge_hint()}",
         )
-    if len(os.fsencode(f"{inside}/run/asterisk.ctl")) > _SOCKET_LIMIT:
-        raise LabError(
-            f"{inside} is too long for Asterisk's control socket",
-            hint=f"set VOXTRACTL_LAB_HOME to a shorter one (the socket's path has {_SOCKET_LIMIT} bytes)",
-        )
-    owner = os.geteuid(), os.getegid()
-    daemon: tuple[str, ...] = (asterisk,)
-    if facts.uid == 0 and facts.account is not None:
-        owner = facts.account
-        daemon = (asterisk, "-U", "asterisk", "-G", "asterisk")
-        closed = _closed_to(owner, home)
-        if closed is not None:
-            raise LabError(
-                f"the user asterisk may not enter {closed}, where the lab would be",
-                hint="set VOXTRACTL_LAB_HOME to a folder it may enter, such as /var/tmp/voxtractl-lab",
-            )
-    return _draft(name, home, "path", instance, inside, (asterisk,), daemon, owner)
-
-
-def _in_root(name: str, home: Path) -> Lab:
-    tree = home / "root"
-    return _draft(
-        name,
-        home,
-        "root",
-        tree / root.LABS / name,
-        f"/{root.LABS}/{name}",
-        ("chroot", str(tree), "asterisk"),
-        (*root.enter(tree), "asterisk", "-U", "asterisk", "-G", "asterisk"),
-        root.account(tree),
+    log_from = size(lab.log_file)
+    # Left by a crash; Asterisk would take it for a running one.
+    (lab.instance / "run" / "asterisk.ctl").unlink(missing_ok=True)
+    process = spawn(
+        [*lab.daemon, "-f", "-C", f"{lab.inside_config_dir}/asterisk.conf"],
+        output=lab.output_file,
+        environment=environment(lab.inside),
     )
-
-
-def _draft(
-    name: str,
-    home: Path,
-    how: Way,
-    instance: Path,
-    inside: str,
-    program: tuple[str, ...],
-    daemon: tuple[str, ...],
-    owner: tuple[int, int],
-) -> Lab:
-    """A lab without ports yet; its passwords are made here."""
-    return Lab(
-        name=name,
-        home=home,
-        how=how,
-        version=_version(program),
-        ports=Ports(0, 0, 0, 0),
-        instance=instance,
-        inside=inside,
-        program=program,
-        daemon=daemon,
-        owner=owner,
-        ari_password=Secret(secrets.token_urlsafe(24)),
-        reader_password=Secret(secrets.token_urlsafe(24)),
-    )
-
-
-def _version(program: tuple[str, ...]) -> str:
-    """The number in ``Asterisk 22.10.1~dfsg+…``."""
+    write(lab.folder / "process.json", json.dumps(dataclasses.asdict(process)))
     try:
-        done = subprocess.run(
-            [*program, "-V"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env=_environment("/"),
-            cwd="/",
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    except OSError as exc:
-        raise LabError(f"cannot run {program[0]}: {exc.strerror}", hint="check the binary") from exc
-    match = re.search(r"Asterisk\s+(?:GIT-|certified[/-])?(\d[\w.]*(?:-\w+)?)", done.stdout)
-    if match is None:
+        lab._await(_READY_SECONDS, log_from)
+    except BaseException:
+        # Asked politely, Asterisk would finish its start first.
+        lab.kill()
+        raise
+
+
+def stop(folder: Path) -> None:
+    """End the Asterisk of a lab's folder and what it started. The caller holds the home's lock."""
+    process = _running(folder)
+    if process is not None:
+        process.send(signal.SIGTERM)
+        if not process.wait_gone(_STOP_SECONDS):
+            _kill(process)
+        process.end_children(_STOP_SECONDS)
+    (folder / "process.json").unlink(missing_ok=True)
+
+
+def _kill(process: Process) -> None:
+    process.send(signal.SIGKILL)
+    if not process.wait_gone(_STOP_SECONDS):
         raise LabError(
-            f"{' '.join(program)} -V did not tell its version: {(done.stdout + done.stderr).strip()[:200]!r}",
-            hint="is it Asterisk? set PATH so that another is found, or none",
-        )
-    return match[1]
-
-
-def _closed_to(owner: tuple[int, int], folder: Path) -> Path | None:
-    """The first folder on the way to ``folder`` that this user may not enter."""
-    uid, gid = owner
-    for step in [*reversed(folder.resolve().parents), folder.resolve()]:
-        facts = step.stat()
-        bit = stat.S_IXUSR if facts.st_uid == uid else stat.S_IXGRP if facts.st_gid == gid else stat.S_IXOTH
-        if not facts.st_mode & bit:
-            return step
-    return None
-
-
-def _record(lab: Lab) -> dict[str, Any]:
-    record = {
-        f.name: getattr(lab, f.name)
-        for f in dataclasses.fields(lab)
-        if f.name not in ("ari_password", "reader_password")
-    }
-    return record | {
-        "ports": dataclasses.asdict(lab.ports),
-        "home": str(lab.home),
-        "instance": str(lab.instance),
-    }
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name) or name in _RESERVED:
-        raise LabError(
-            f"{name!r} cannot be a lab's name",
-            hint="use up to 31 of a-z, 0-9 and -, not root and not lock, such as: lab",
+            f"pid {process.pid} did not end within {_STOP_SECONDS:.0f} s after SIGKILL",
+            hint="the kernel holds it, most likely in a disk operation",
         )
 
 
-def _home(home: Path | None) -> Path:
-    return (home or default_home()).absolute()
-
-
-def _environment(inside: str) -> dict[str, str]:
+def environment(inside: str) -> dict[str, str]:
     return {"PATH": _SYSTEM_PATH, "LANG": "C.UTF-8", "HOME": inside}
-
-
-@contextlib.contextmanager
-def _locked(home: Path, report: Report) -> Iterator[None]:
-    """Hold the home's lock; the kernel frees it when we end, however we do."""
-    try:
-        handle = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise LabError(
-            f"cannot write in {home}: {exc.strerror}", hint="set VOXTRACTL_LAB_HOME to a folder of your own"
-        ) from exc
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report(f"waiting for another voxtractl that works on the labs in {home}")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except OSError as exc:
-        raise LabError(
-            f"cannot read {path}: {exc.strerror}", hint="is it another user's lab? set VOXTRACTL_LAB_HOME"
-        ) from exc
-    record: dict[str, Any] = json.loads(text)
-    return record
-
-
-def _write(path: Path, text: str, *, mode: int = 0o600, gid: int = -1) -> None:
-    """Replace a file at once; it never is wider than ``mode`` and never half written."""
-    partial = path.with_name(f".{path.name}.partial")
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.chown(partial, -1, gid)
-    partial.chmod(mode)
-    partial.replace(path)

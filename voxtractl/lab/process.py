@@ -58,15 +58,22 @@ class Process:
         with self._handle() as handle:
             return handle is None or bool(select.select([handle], [], [], seconds)[0])
 
-    def end_children(self) -> None:
-        """Kill what the process started and left behind; they share the session it leads."""
+    def end_children(self, seconds: float) -> None:
+        """Kill what the process started and left behind; they share the session it leads.
+
+        Waited for as well: a child may hold copies of the sockets its parent had.
+        """
+        children = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
-                stat = _stat(int(entry.name))
                 child = Process.of(int(entry.name))
+                stat = _stat(int(entry.name))
                 # The kernel gives no new process the pid while a session of that number has members.
-                if stat is not None and child is not None and stat[3] == str(self.pid) and child != self:
+                if child is not None and stat is not None and stat[3] == str(self.pid) and child != self:
                     child.send(signal.SIGKILL)
+                    children.append(child)
+        for child in children:
+            child.wait_gone(seconds)
 
     @contextmanager
     def _handle(self) -> Iterator[int | None]:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from voxtractl.errors import LabError
+from voxtractl.lab.disk import remove_tree
 from voxtractl.lab.ways import Report
 
-__all__ = ["LABS", "account", "build", "enter", "remove_tree"]
+__all__ = ["LABS", "account", "build", "enter"]
 
 LABS: Final = "var/lab"  # where the instances lie, below the root
 
@@ -89,21 +90,6 @@ def account(root: Path) -> tuple[int, int]:
         where=str(root),
         hint="build it anew: voxtractl lab down --purge --all",
     )
-
-
-def remove_tree(folder: Path) -> None:
-    """Delete a folder of the lab, and refuse when something is mounted below it."""
-    if not folder.exists():
-        return
-    inside = f"{folder.resolve()}/"
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-        # The fifth field, with blanks written as \040 (proc_pid_mountinfo(5)).
-        point = line.split()[4].replace("\\040", " ")
-        if point.startswith(inside):
-            raise LabError(
-                f"{point} is mounted inside {folder}, so it is not deleted", hint=f"umount {point}"
-            )
-    shutil.rmtree(folder)
 
 
 def _run(command: Sequence[str], report: Report, before: Sequence[str] = ()) -> None:
