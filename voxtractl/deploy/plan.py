@@ -60,6 +60,7 @@ class Snapshot:
     manifest: Manifest | None = None
     files: Mapping[str, FileState] = field(default_factory=dict)
     drift: tuple[Drift, ...] = ()
+    revisions: tuple[str, ...] = ()  # complete releases on the node, oldest first
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,81 @@
+"""Several nodes in order: canaries one by one, then batches in parallel, until the failure budget is used up.
+
+A rollout never raises for a node: it returns every node's Result, and ``conclude`` makes one ending of them.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from voxtractl.deploy.steps import Result, failed
+from voxtractl.errors import PartialFailure, VoxtractlError
+
+__all__ = ["BATCH", "Rollout", "conclude", "roll_out", "side_by_side"]
+
+BATCH: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """How many nodes go first, how many at once, and how many may fail before the rest is left alone."""
+
+    canaries: int = 1
+    batch: int = BATCH
+    failures: int = 0
+
+    def waves(self, nodes: Sequence[str]) -> list[tuple[str, ...]]:
+        """The nodes in the order they are worked on; a wave starts when the one before has ended."""
+        first = [(node,) for node in nodes[: self.canaries]]
+        rest = nodes[self.canaries :]
+        return first + [tuple(rest[i : i + self.batch]) for i in range(0, len(rest), self.batch)]
+
+
+async def roll_out(
+    nodes: Sequence[str], work: Callable[[str], Awaitable[Result]], rollout: Rollout
+) -> tuple[Result, ...]:
+    """Every node's result in the order of ``nodes``; those never begun are ``skipped``."""
+    results: dict[str, Result] = {}
+    for wave in rollout.waves(nodes):
+        if sum(result.status == "failed" for result in results.values()) > rollout.failures:
+            break
+        for result in await side_by_side(wave, work):
+            results[result.node] = result
+    return tuple(results.get(node) or Result(node=node, status="skipped") for node in nodes)
+
+
+async def side_by_side(nodes: Sequence[str], work: Callable[[str], Awaitable[Result]]) -> tuple[Result, ...]:
+    """Work on all nodes at once; an error of a node is its result and ends no other."""
+
+    async def one(node: str) -> Result:
+        try:
+            return await work(node)
+        except VoxtractlError as exc:
+            return failed(node, exc)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(node)) for node in nodes]
+    return tuple(task.result() for task in tasks)
+
+
+def conclude(results: Sequence[Result]) -> None:
+    """One ending for all nodes: nothing, the only error there is, or PartialFailure that names them all."""
+    errors = {result.node: result.error for result in results if result.error is not None}
+    if not errors:
+        return
+    done = [result.node for result in results if result.status not in {"failed", "skipped"}]
+    skipped = [result.node for result in results if result.status == "skipped"]
+    first = next(iter(errors.values()))
+    if len(errors) == 1 and not done:
+        if skipped:
+            first.details["skipped"] = skipped
+        raise first
+    raise PartialFailure(
+        f"{len(errors)} of {len(results)} nodes failed ({', '.join(list(errors)[:5])})"
+        + (f", {len(skipped)} were not begun" if skipped else ""),
+        hint="the others are as they say; run the same command again after mending the failed ones",
+        details={
+            "nodes": [result.document() for result in results],
+            "lines": [f"{node}: {error.message}" for node, error in errors.items()],
+        },
+    )
