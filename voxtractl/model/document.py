@@ -10,7 +10,7 @@ well under a second, and that is the way every command takes. Changing a documen
 import contextlib
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import tomli
 
@@ -120,6 +120,9 @@ def slug_fault(slug: str) -> tuple[str, str] | None:
 # --- secrets ----------------------------------------------------------------------------------------------
 
 
+_KINDS: Final[tuple[Literal["file", "env", "command"], ...]] = ("file", "env", "command")
+
+
 def _plain_secret(base: str) -> Check:
     def check(value: Any, at: Key, faults: Faults) -> Any:
         faults.add(
@@ -141,11 +144,11 @@ def _secret_keys(base: str) -> dict[str, Check]:
             "the name of an environment variable",
             "write the name, not the password",
         ),
-        f"{base}_command": each_word,
+        f"{base}_command": _command,
     }
 
 
-def each_word(value: Any, at: Key, faults: Faults) -> Any:
+def _command(value: Any, at: Key, faults: Faults) -> Any:
     """The words of a command; they may repeat and are never shown."""
     check = forms.word("a word of the command")
     if type(value) is not list or not value:
@@ -155,19 +158,23 @@ def each_word(value: Any, at: Key, faults: Faults) -> Any:
     return BAD if BAD in words else words
 
 
-def _secret(base: str, values: dict[str, Any], raw: Any, at: Key, faults: Faults) -> SecretRef | None:
-    """Take the three keys of one secret out of ``values``."""
+def _secret(
+    base: str, values: dict[str, Any], raw: Any, where: str, at: Key, faults: Faults
+) -> SecretRef | None:
+    """Take the keys of one secret out of ``values``; ``where`` is the table's name for later errors."""
     ref = None
-    for kind in ("file", "env", "command"):
-        value = values.pop(f"{base}_{kind}", None)
+    given = []
+    for kind in _KINDS:
+        key = f"{base}_{kind}"
+        if key not in raw:
+            continue
+        given.append(key)
+        value = values.pop(key, None)
         if value is not None:
-            words = value if kind == "command" else (value,)
-            ref = SecretRef(kind, words, spell((*at, f"{base}_{kind}")))
-    given = [key for key in (f"{base}_file", f"{base}_env", f"{base}_command") if key in raw]
+            ref = SecretRef(kind, value if kind == "command" else (value,), f"{where}.{key}")
     if len(given) > 1:
-        faults.add(
-            (*at, given[1]), f"{given[0]} names the password already", f"keep one of {' and '.join(given)}"
-        )
+        both = " and ".join(given)
+        faults.add((*at, given[1]), f"{given[0]} names the password already", f"keep one of {both}")
     return ref
 
 
@@ -178,7 +185,7 @@ def _trunk(value: Any, at: Key, faults: Faults) -> Any:
     values = table(value, at, faults, _TRUNK, ("host",))
     if values is None:
         return BAD
-    password = _secret("password", values, value, at, faults)
+    password = _secret("password", values, value, f"tenants.{at[1]}.trunk", at, faults)
     if value.get("register") is True and not ("username" in value and any(k in value for k in _PASSWORDS)):
         faults.add(
             (*at, "register"), "registering needs username and password", "add both, or remove register"
@@ -363,7 +370,7 @@ class _Reader:
         values = table(raw, at, self.faults, _NODE, ("ari", "ari_user", "store"))
         ref = None
         if values is not None:
-            ref = _secret("ari_password", values, raw, at, self.faults)
+            ref = _secret("ari_password", values, raw, spell(at), at, self.faults)
             if ref is None and not any(key.startswith("ari_password") for key in raw):
                 self.faults.add(
                     at,
