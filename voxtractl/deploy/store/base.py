@@ -12,16 +12,18 @@ middle; files are 0640 with the group of Asterisk's configuration folder, folder
 what was staged is read back and recomputed before the flip; files and folders are synced before the flip.
 """
 
+import posixpath
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Protocol, Self
 
 from voxtractl.deploy.plan import Snapshot
 from voxtractl.deploy.revision import Manifest, Record
 
-__all__ = ["Place", "Store", "StoreFacts", "parse_url"]
+__all__ = ["Place", "Store", "StoreFacts", "include_prefix", "parse_url"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,21 @@ class Store(Protocol):
         ...
 
     async def facts(self) -> StoreFacts: ...
+
+
+def include_prefix(store_path: str, config_dir: str) -> str:
+    """The store as Asterisk's includes name it: relative to its configuration folder (``voxtractl``).
+
+    Raises ValueError, in an operator's words, when the store is not inside that folder: Asterisk
+    resolves a relative include there, and inside a chroot or container an absolute one leads elsewhere.
+    """
+    store, config = (PurePosixPath(posixpath.normpath(path)) for path in (store_path, config_dir))
+    if store == config or not store.is_relative_to(config):
+        raise ValueError(
+            f"the store {store} is not inside Asterisk's configuration folder {config};"
+            f" put it at {config}/voxtractl, or set config_dir to the folder that holds extensions.conf"
+        )
+    return store.relative_to(config).as_posix()
 
 
 def parse_url(url: str) -> Place:
