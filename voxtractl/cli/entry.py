@@ -105,17 +105,19 @@ def build() -> Any:
 
 
 def _root(
-    config: Path = typer.Option(
+    config: Path | None = typer.Option(
         None, "--config", "-c", help="The document. [tenants.toml]", show_default=False
     ),
-    node: list[str] = typer.Option(
+    node: list[str] | None = typer.Option(
         None, "--node", "-n", help="Only this node; repeatable.", show_default=False
     ),
-    output: str = typer.Option(
+    output: str | None = typer.Option(
         None, "--output", "-o", metavar="text|json", help="Form of the result.", show_default=False
     ),
-    templates: Path = typer.Option(None, "--templates", help="Templates of your own.", show_default=False),
-    timeout: float = typer.Option(
+    templates: Path | None = typer.Option(
+        None, "--templates", help="Templates of your own.", show_default=False
+    ),
+    timeout: float | None = typer.Option(
         None, "--timeout", help="Seconds for one step on a node. [30]", show_default=False
     ),
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask.", show_default=False),

@@ -21,6 +21,7 @@ __all__ = [
     "is_terminal",
     "note",
     "paint",
+    "progress",
     "table",
     "warn",
     "width",
@@ -68,6 +69,13 @@ def note(message: str) -> None:
     """A message on the way (progress, what is being done); never part of the result."""
     sys.stderr.write(message + "\n")
     sys.stderr.flush()
+
+
+def progress(message: str) -> None:
+    """One line that moves on a terminal; an empty message wipes it. Elsewhere nothing is written."""
+    if is_terminal(sys.stderr) and settings().output == "text":
+        sys.stderr.write(f"\r\x1b[K{message[: width() - 1]}")
+        sys.stderr.flush()
 
 
 def warn(message: str) -> None:

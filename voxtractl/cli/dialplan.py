@@ -1,0 +1,416 @@
+"""``voxtractl dialplan``: render, lint, plan, push, reload, verify, status, rollback, history.
+
+Each command is a table of contents: settings → TenantProvisioner → one call → show. What is decided here is
+only what a person sees and is asked.
+"""
+
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import typer
+
+from voxtractl.cli import context, show
+from voxtractl.errors import UsageFault
+from voxtractl.settings import Settings
+
+if TYPE_CHECKING:
+    from voxtractl.deploy.plan import Plan
+    from voxtractl.deploy.steps import Result, Status
+    from voxtractl.provision import Allowed, TenantProvisioner
+
+__all__ = ["app", "push_after_edit"]
+
+T = TypeVar("T")
+
+DIFF_LINES: Final = 400  # shown without --full
+PENDING: Final = 6  # exit code with --exit-code: changes, drift, or something not live
+
+app = typer.Typer(
+    help="Plan, push, reload, prove and roll back what Asterisk runs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+_DELETES = typer.Option(0, "--allow-deletes", metavar="N", help="Up to N tenants may go, whatever the share.")
+_MOVE = typer.Option(False, "--allow-move", help="A DID may change its owner.")
+_DRIFT = typer.Option(False, "--overwrite-drift", help="Hand edits on the node go (they are kept aside).")
+_EXIT_CODE = typer.Option(False, "--exit-code", help="Exit 6 when something is pending.")
+
+
+@app.command()
+def render(
+    tenants: list[str] | None = typer.Argument(None, help="Only these tenants' files."),
+    out: Path | None = typer.Option(None, "--out", help="Write the files below this folder, one per node."),
+) -> None:
+    """Render the files of each node; needs no Asterisk. Passwords show as stars, except in files."""
+    from voxtractl.deploy.difference import masked
+
+    provisioner = _provisioner()
+    shown: dict[str, dict[str, str]] = {}
+    for node in provisioner.nodes:
+        bundle = provisioner.bundle(node)
+        _known(tenants or (), bundle.tenants, node)
+        wanted = {path for (slug, _), path in bundle.places.items() if not tenants or slug in tenants}
+        chosen = {p: c for p, c in bundle.files.items() if not tenants or p in wanted}
+        if out is not None:
+            _write(out / node, chosen)
+        shown[node] = {path: masked(content.decode()) for path, content in chosen.items()}
+    if out is not None:
+        count = sum(len(paths) for paths in shown.values())
+        show.emit({"folder": str(out), "files": count}, f"{count} files written below {out}")
+    else:
+        show.emit({"nodes": shown}, lambda: "\n".join(_files_text(shown)))
+
+
+@app.command()
+def lint() -> None:
+    """Prove what is rendered: own contexts only, every extension whole, nothing twice; needs no Asterisk."""
+    provisioner = _provisioner()
+    counts: dict[str, int] = {}
+    for node in provisioner.nodes:
+        bundle = provisioner.bundle(node)
+        provisioner.lint(bundle)
+        counts[node] = len(bundle.files)
+    show.emit(
+        {"nodes": counts}, "\n".join(f"{node}: {count} files are sound" for node, count in counts.items())
+    )
+
+
+@app.command()
+def plan(
+    full: bool = typer.Option(
+        False, "--full", help=f"Every line of the difference, not the first {DIFF_LINES}."
+    ),
+    exit_code: bool = _EXIT_CODE,
+) -> None:
+    """Show what a push would change on each node; changes nothing."""
+    from voxtractl.deploy.plan import plans_digest
+
+    provisioner = _provisioner()
+    plans = _wait(provisioner.plan())
+    digest = plans_digest(plans)
+    show.emit(
+        {"plan": digest, "nodes": [_plan_document(plan) for plan in plans]},
+        lambda: _plans_text(provisioner, plans, digest, None if full else DIFF_LINES),
+    )
+    if exit_code and not all(plan.empty for plan in plans):
+        raise typer.Exit(PENDING)
+
+
+@app.command()
+def push(
+    reviewed: str | None = typer.Option(
+        None, "--plan", metavar="sha256:…", help="Push exactly the plan with this digest."
+    ),
+    allow_deletes: int = _DELETES,
+    allow_move: bool = _MOVE,
+    overwrite_drift: bool = _DRIFT,
+    canaries: int = typer.Option(1, "--canaries", min=0, help="Nodes that go first, one by one."),
+    batch: int = typer.Option(16, "--batch", min=1, help="Nodes at once after the canaries."),
+    failures: int = typer.Option(
+        0, "--failures", min=0, help="Nodes that may fail before the rest is left alone."
+    ),
+) -> None:
+    """Push the document to every node, reload, and prove that Asterisk runs exactly that."""
+    from voxtractl.deploy.rollout import Rollout
+    from voxtractl.provision import Allowed
+
+    allowed = Allowed(
+        deletes=allow_deletes, move=allow_move, overwrite_drift=overwrite_drift, reviewed=reviewed
+    )
+    _push(_provisioner(), allowed, Rollout(canaries=canaries, batch=batch, failures=failures))
+
+
+def push_after_edit(settings: Settings, *, removed: int = 0) -> None:
+    """What ``tenant … --push`` does after the edit: the same push; an asked-for removal is allowed."""
+    from voxtractl.provision import Allowed
+
+    context.configure(settings)
+    _push(_provisioner(), Allowed(deletes=removed), None)
+
+
+def _push(provisioner: "TenantProvisioner", allowed: "Allowed", rollout: Any) -> None:
+    """Show the plan and ask, unless a digest or --yes says that it was seen; then push and report."""
+    from dataclasses import replace
+
+    from voxtractl.deploy.plan import plans_digest
+    from voxtractl.deploy.rollout import conclude
+
+    if allowed.reviewed is None and not context.settings().yes:
+        plans = _wait(provisioner.plan())
+        if not all(plan.empty for plan in plans):
+            digest = plans_digest(plans)
+            show.note(_plans_text(provisioner, plans, digest, DIFF_LINES, stream=sys.stderr))
+            if not show.confirm("Push this?"):
+                show.emit({"pushed": False}, "nothing was pushed")
+                return
+            allowed = replace(allowed, reviewed=digest)
+    results = _wait(provisioner.push(allowed, rollout))
+    _conclude(results, conclude)
+
+
+@app.command()
+def reload(
+    everything: bool = typer.Option(False, "--all", help="pjsip and queues too, not only the dialplan."),
+) -> None:
+    """Let each Asterisk read its current revision again over ARI, and prove it."""
+    from voxtractl import naming
+    from voxtractl.deploy.rollout import conclude
+
+    kinds = naming.KINDS if everything else ("extensions",)
+    _conclude(_wait(_provisioner().reload(kinds)), conclude)
+
+
+@app.command()
+def verify(tenants: list[str] | None = typer.Argument(None, help="Only these tenants.")) -> None:
+    """Prove that Asterisk runs exactly the current revision: every file, DID, endpoint and queue."""
+    from voxtractl.deploy.rollout import conclude
+
+    provisioner = _provisioner()
+    _known(tenants or (), provisioner.fleet.tenants, str(provisioner.config))
+    _conclude(_wait(provisioner.verify(tenants or None)), conclude)
+
+
+@app.command()
+def status(exit_code: bool = _EXIT_CODE) -> None:
+    """Is every node what it should be? Files, Asterisk and document, side by side; changes nothing."""
+    found = _wait(_provisioner().status())
+    show.emit({"nodes": [_status_document(s) for s in found]}, lambda: _status_text(found))
+    if exit_code and not all(s.settled for s in found):
+        raise typer.Exit(PENDING)
+
+
+@app.command()
+def rollback(
+    revision: str | None = typer.Argument(
+        None, help="A revision of `history`; the last proven one when absent."
+    ),
+) -> None:
+    """Make an earlier revision current again, reload, and prove it."""
+    from voxtractl.deploy.rollout import conclude
+
+    provisioner = _provisioner()
+    target = revision or "the last proven revision"
+    if not show.confirm(f"Roll {', '.join(provisioner.nodes)} back to {target}?"):
+        show.emit({"rolled_back": False}, "nothing was changed")
+        return
+    _conclude(_wait(provisioner.rollback(revision)), conclude)
+
+
+@app.command()
+def history(limit: int = typer.Option(20, "--limit", min=1, help="Newest lines of each node.")) -> None:
+    """Who pushed what to each node, newest first."""
+    from dataclasses import asdict
+
+    provisioner = _provisioner()
+    records = {node: _wait(provisioner.history(node))[::-1][:limit] for node in provisioner.nodes}
+    show.emit(
+        {"nodes": {node: [asdict(record) for record in lines] for node, lines in records.items()}},
+        lambda: show.table(
+            ("WHEN", "NODE", "OUTCOME", "REVISION", "WHO", "TENANTS", "DIDS", "MS", "REASON"),
+            [
+                (
+                    r.when[:19],
+                    r.node,
+                    r.outcome,
+                    r.revision,
+                    r.who,
+                    str(r.tenants),
+                    str(r.dids),
+                    str(r.ms),
+                    r.reason,
+                )
+                for lines in records.values()
+                for r in lines
+            ],
+        ),
+    )
+
+
+# --- what the commands share ------------------------------------------------------------------------------
+
+
+def _provisioner() -> "TenantProvisioner":
+    from voxtractl.provision import TenantProvisioner
+
+    settings = context.settings()
+    return TenantProvisioner(
+        settings.config,
+        nodes=settings.node,
+        templates=settings.templates,
+        timeout=settings.timeout,
+        report=_reporter(settings),
+    )
+
+
+def _reporter(settings: Settings) -> Callable[[str, str], None]:
+    """Progress on stderr: one line that moves on a terminal, one line a step with -v, else nothing."""
+    if show.is_terminal(sys.stderr) and settings.output == "text" and not settings.verbose:
+        return lambda node, step: show.progress(f"{node}: {step}")
+    if settings.verbose:
+        return lambda node, step: show.note(f"{node}: {step}")
+    return lambda node, step: None
+
+
+def _wait(work: Coroutine[Any, Any, T]) -> T:
+    from voxtractl.cli.entry import wait
+
+    try:
+        return wait(work)
+    finally:
+        show.progress("")
+
+
+def _conclude(results: "Sequence[Result]", conclude: "Callable[[Sequence[Result]], None]") -> None:
+    """Print what was done, then end as the nodes ended. A failure is the one document of -o json."""
+    for result in results:
+        for warning in result.warnings:
+            show.warn(warning)
+    bad = any(result.error is not None for result in results)
+    if not bad or context.settings().output == "text":
+        show.emit({"nodes": [result.document() for result in results]}, lambda: _results_text(results))
+    conclude(results)
+
+
+def _known(tenants: Iterable[str], there: Iterable[str], where: str) -> None:
+    names = set(there)
+    for slug in tenants:
+        if slug not in names:
+            from difflib import get_close_matches
+
+            close = get_close_matches(slug, names, 1)
+            raise UsageFault(
+                f"there is no tenant {slug!r} in {where}",
+                hint=f"did you mean {close[0]!r}?" if close else "voxtractl tenant list",
+            )
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    import os
+
+    for path, content in files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+
+
+def _files_text(nodes: dict[str, dict[str, str]]) -> Iterable[str]:
+    for node, files in nodes.items():
+        for path, text in files.items():
+            yield show.paint(f"; === {node}: {path}", "bold")
+            yield text
+
+
+def _plan_document(plan: "Plan") -> dict[str, Any]:
+    return {
+        "node": plan.node,
+        "plan": plan.digest,
+        "base": plan.base,
+        "summary": plan.blast_radius(),
+        "empty": plan.empty,
+        "tenants": [
+            {
+                "slug": c.slug,
+                "action": c.action,
+                "kinds": list(c.kinds),
+                "dids_added": list(c.dids_added),
+                "dids_removed": list(c.dids_removed),
+            }
+            for c in plan.changes
+        ],
+        "files": [{"path": c.path, "action": c.action} for c in plan.files],
+        "moves": [{"did": m.did, "from": m.old, "to": m.new} for m in plan.moves],
+        "drift": [{"path": d.path, "what": d.what} for d in plan.drift],
+    }
+
+
+def _plans_text(
+    provisioner: "TenantProvisioner",
+    plans: "Sequence[Plan]",
+    digest: str,
+    most: int | None,
+    stream: Any = None,
+) -> str:
+    """The difference of every node, then one line of blast radius each, then the digest to push."""
+    lines: list[str] = []
+    for plan in plans:
+        if plan.files:
+            lines += _difference(provisioner, plan, most, stream)
+        for drift in plan.drift:
+            lines.append(
+                show.paint(f"drift: {drift.path} is {drift.what} on {plan.node}", "yellow", stream=stream)
+            )
+    for plan in plans:
+        text = "nothing to change" if plan.empty else plan.blast_radius()
+        lines.append(show.paint(plan.node, "bold", stream=stream) + f": {text}")
+    if not all(plan.empty for plan in plans):
+        lines.append(f"push exactly this: voxtractl dialplan push --plan {digest}")
+    return "\n".join(lines)
+
+
+def _difference(provisioner: "TenantProvisioner", plan: "Plan", most: int | None, stream: Any) -> list[str]:
+    from voxtractl.deploy.difference import unified
+
+    texts = _wait(provisioner.texts(plan))
+    every = chain.from_iterable(unified(path, old, new) for path, (old, new) in texts.items())
+    shown = list(islice(every, most))
+    if most is not None and next(every, None) is not None:
+        shown.append(f"… more lines in {len(texts)} files; --full shows all of them")
+    return [show.paint(line, *_colour(line), stream=stream) for line in shown]
+
+
+def _colour(line: str) -> tuple[str, ...]:
+    if line.startswith(("--- ", "+++ ")):
+        return ("bold",)
+    return {"+": ("green",), "-": ("red",), "@": ("cyan",)}.get(line[:1], ())
+
+
+def _results_text(results: "Sequence[Result]") -> str:
+    return "\n".join(_result_line(result) for result in results)
+
+
+def _result_line(result: "Result") -> str:
+    colour = {"failed": "red", "skipped": "yellow"}.get(result.status, "green")
+    line = f"{show.paint(result.node, 'bold')}: {show.paint(result.status, colour)}"
+    if result.revision:
+        line += f" {result.revision}"
+    if result.plan is not None and not result.plan.empty:
+        line += f": {result.plan.blast_radius()}"
+    if result.proof is not None and result.proof.complete:
+        line += f"; proven: {result.proof.dids} DIDs live, {result.proof.asked} answers in {result.ms} ms"
+    return line
+
+
+def _status_document(status: "Status") -> dict[str, Any]:
+    return {
+        "node": status.node,
+        "settled": status.settled,
+        "revision": status.snapshot.revision,
+        "pending": status.plan.blast_radius() if status.plan and not status.plan.empty else None,
+        "drift": [{"path": d.path, "what": d.what} for d in status.snapshot.drift],
+        "proof": status.proof.document() if status.proof else None,
+        "error": show.error_document(status.error)["error"] if status.error else None,
+    }
+
+
+def _status_text(found: "Sequence[Status]") -> str:
+    rows: list[tuple[str, ...]] = []
+    more: list[str] = []
+    for s in found:
+        live = "unknown" if s.proof is None else "yes" if s.proof.complete else "NO"
+        pending = "none" if s.plan is None or s.plan.empty else s.plan.blast_radius()
+        dids = str(s.proof.dids) if s.proof else "-"
+        drift = str(len(s.snapshot.drift)) if s.snapshot.drift else "none"
+        rows.append((s.node, s.snapshot.revision or "none", live, dids, drift, pending))
+        if s.proof is not None and not s.proof.complete:
+            more.append(show.paint(f"{s.node}: {s.proof.sentence()}", "red"))
+        more += [show.paint(f"{s.node}: {d.path} is {d.what}", "yellow") for d in s.snapshot.drift]
+        if s.error is not None:
+            more.append(show.paint(f"{s.node}: {s.error.message}", "red"))
+    return "\n".join([show.table(("NODE", "REVISION", "LIVE", "DIDS", "DRIFT", "PENDING"), rows), *more])
