@@ -28,7 +28,7 @@ from voxtractl.dialplan import lint, quoting
 from voxtractl.errors import LintFailed, RenderError, TemplateError, UnsafeValue
 from voxtractl.model.fleet import Fleet
 from voxtractl.model.node import Node
-from voxtractl.model.tenant import Outbound, Tenant
+from voxtractl.model.tenant import Tenant
 from voxtractl.render.bundle import Bundle, Fragment, TenantState, assemble
 from voxtractl.render.templates import Template, TemplateSet
 from voxtractl.settings import Secret
@@ -51,8 +51,8 @@ LABEL_PLACE: Final = "\0label\0"
 Overrides = Mapping[tuple[str, str], Template]  # (slug, kind) → the tenant's own template
 
 _OVERRIDE_NODES: Final = frozenset(
-    "Template Output TemplateData Name Const For If Compare Operand Not And Or Test Filter CondExpr "
-    "Getattr Getitem Tuple".split()
+    {"Template", "Output", "TemplateData", "Name", "Const", "For", "If", "CondExpr", "Compare", "Operand"}
+    | {"Not", "And", "Or", "Test", "Filter", "Getattr", "Getitem", "Tuple"}
 )
 _OVERRIDE_FILTERS: Final = frozenset(
     {*quoting.FILTERS, "default", "first", "last", "length", "lower", "upper"}
@@ -103,7 +103,7 @@ class _Renderer:
         self.tenants = fleet.on(node.name)
         self.dids = sum(len(tenant.dids) for tenant in self.tenants)
         self.bucketed = self.dids > naming.BUCKETS_ABOVE
-        self.templates = templates
+        self.origins = {name: template.origin for name, template in templates.templates}
         self.compiled = _compiled(templates)
         self.secrets = secrets
         self.overrides = overrides
@@ -133,7 +133,7 @@ class _Renderer:
             "catch_all": naming.dispatch_context(self.catch_all) if self.catch_all else "",
         }
         text, _ = _labelled(self._text("extensions/shared.conf.j2", values, None))
-        origin = self.templates["extensions/shared.conf.j2"].origin
+        origin = self.origins["extensions/shared.conf.j2"]
         return Fragment(naming.SHARED, "extensions", text, origin)
 
     def _tenant(self, tenant: Tenant, fragments: list[Fragment]) -> TenantState:
@@ -141,8 +141,8 @@ class _Renderer:
         slug = tenant.slug
         if not naming.SLUG.fullmatch(slug) or slug in naming.RESERVED_SLUGS:
             raise UnsafeValue(f"{slug!r} cannot be a tenant", hint="a to z, digits and - after a letter")
-        queues = [(queue.name, naming.queue_name(slug, queue.name), queue) for queue in tenant.queues]
-        for short, full, _ in queues:
+        queues = [(queue.name, naming.queue_name(slug, queue.name)) for queue in tenant.queues]
+        for short, full in queues:
             quoting.name(full, f"tenants.{slug}.queues.{short}")
         common: dict[str, Any] = {
             "slug": slug,
@@ -170,7 +170,7 @@ class _Renderer:
             dids=tenant.dids,
             digests=digests,
             endpoint=naming.trunk_endpoint(slug) if tenant.trunk else None,
-            queues=tuple(full for _, full, _ in queues),
+            queues=tuple(full for _, full in queues),
         )
 
     def _kinds(self, tenant: Tenant) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -179,7 +179,18 @@ class _Renderer:
         if tenant.trunk:
             yield "pjsip", self._pjsip(tenant)
         if tenant.queues:
-            yield "queues", {}
+            settings = [
+                (
+                    naming.queue_name(tenant.slug, q.name),
+                    q.strategy,
+                    q.timeout,
+                    q.max_callers,
+                    q.music,
+                    q.members,
+                )
+                for q in tenant.queues
+            ]
+            yield "queues", {"settings": settings}
 
     def _extensions(self, tenant: Tenant) -> dict[str, Any]:
         slug, fallback, outbound = tenant.slug, tenant.fallback, tenant.outbound
@@ -210,7 +221,7 @@ class _Renderer:
             "fallback": fallback.value if fallback else "",
             "outbound": outbound is not None and tenant.trunk is not None,
             "caller_ids": outbound.caller_ids if outbound else (),
-            "prefixes": _prefixes(outbound) if outbound else [],
+            "prefixes": _prefixes(outbound.allow, outbound.deny) if outbound else (),
         }
 
     def _routes(self, tenant: Tenant) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -238,7 +249,7 @@ class _Renderer:
             "port": trunk.port,
             "username": trunk.username,
             "password": secret.reveal() if secret and trunk.password else None,
-            "codecs": trunk.codecs,
+            "codecs": ",".join(trunk.codecs),
             "transport": trunk.transport,
             "register": trunk.register,
         }
@@ -247,7 +258,7 @@ class _Renderer:
         """Text and origin of one fragment, from the tenant's own template where it has one."""
         if kind not in tenant.templates:
             name = f"{kind}/tenant.conf.j2"
-            return self._text(name, values, tenant), self.templates[name].origin
+            return self._text(name, values, tenant), self.origins[name]
         override = self.overrides.get((tenant.slug, kind))
         if override is None:
             raise TemplateError(
@@ -257,14 +268,7 @@ class _Renderer:
                 hint="check the path under templates",
             )
         text = self._override(override, values, tenant)
-        bounds = lint.Bounds(
-            slug=tenant.slug,
-            trunk_context=self.trunk_context,
-            dids={did: naming.did_context(did, self.trunk_context, self.dids) for did in tenant.dids},
-            apps=values.get("apps", ()),
-            stasis_argument=values.get("stasis_argument", ""),
-            queues=tuple(full for _, full, _ in values["queues"]),
-        )
+        bounds = lint.bounds_of(tenant, self.defaults, self.dids)
         reasons = lint.restrict(kind, text.replace(LABEL_PLACE, "v-label"), bounds, file=override.origin)
         if reasons:
             raise LintFailed(
@@ -275,10 +279,10 @@ class _Renderer:
         return text, override.origin
 
     def _text(self, name: str, values: Mapping[str, Any], tenant: Tenant | None) -> str:
-        origin = self.templates[name].origin
+        origin = self.origins[name]
         try:
             text = self.compiled[name].render(values)
-        except (UnsafeValue, *_faults()) as exc:
+        except _faults() as exc:
             raise _translated(exc, origin, values, tenant) from None
         return _bounded(text, FRAGMENT_MAX, origin, tenant)
 
@@ -291,15 +295,16 @@ class _Renderer:
                 size += len(piece)
                 if size > OVERRIDE_MAX:
                     break
-        except (UnsafeValue, *_faults()) as exc:
+        except _faults() as exc:
             raise _translated(exc, override.origin, values, tenant) from None
         return _bounded("".join(text), OVERRIDE_MAX, override.origin, tenant)
 
 
-def _prefixes(outbound: Outbound) -> list[tuple[str, bool]]:
-    """(pattern, allowed) for each prefix; one in both lists is denied. Asterisk itself prefers the longest."""
-    verdicts = dict.fromkeys(outbound.allow, True) | dict.fromkeys(outbound.deny, False)
-    return [(quoting.prefix(text, "outbound prefixes"), verdicts[text]) for text in sorted(verdicts)]
+@lru_cache(maxsize=1024)  # most tenants of a fleet share a few sets of rules
+def _prefixes(allow: tuple[str, ...], deny: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:
+    """(pattern, allowed) for each prefix; one in both lists is denied. Asterisk prefers the longest."""
+    verdicts = dict.fromkeys(allow, True) | dict.fromkeys(deny, False)
+    return tuple((quoting.prefix(text, "outbound prefixes"), verdicts[text]) for text in sorted(verdicts))
 
 
 def _labelled(text: str) -> tuple[str, str]:
@@ -333,7 +338,7 @@ def _environment() -> "ImmutableSandboxedEnvironment":
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - this is not HTML; quoting.py escapes
+        autoescape=False,  # this is not HTML; quoting.py escapes
         loader=None,
     )
     environment.filters.update(quoting.FILTERS)
@@ -392,10 +397,11 @@ def _bounded(text: str, most: int, origin: str, tenant: Tenant | None) -> str:
 
 @lru_cache(maxsize=1)
 def _faults() -> tuple[type[Exception], ...]:
-    """What a template can raise: Jinja's own, and what Python raises for `1 / 0` or `none.x` in it."""
+    """What a template can raise: the escaper, Jinja, and Python for `1 / 0` or `none + 1` in it."""
     import jinja2
 
     return (
+        UnsafeValue,
         jinja2.TemplateError,
         ArithmeticError,
         AttributeError,

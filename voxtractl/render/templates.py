@@ -55,7 +55,7 @@ class TemplateSet:
 
 
 def places(given: Path | None = None, config_dir: Path | None = None) -> tuple[Path, ...]:
-    """The folders that are searched, in order. ``given`` is --templates, ``config_dir`` holds tenants.toml."""
+    """The folders that are searched, in order. ``given`` is --templates, ``config_dir`` has tenants.toml."""
     folders = [given] if given else []
     if config_dir:
         folders.append(config_dir / "templates")
