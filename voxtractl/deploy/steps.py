@@ -125,8 +125,15 @@ class _Work:
         return round((monotonic() - self.started) * 1000)
 
 
-async def push(store: Store, ari: ARIClient, bundle: Bundle, options: Options, report: Report) -> Result:
-    """Bring one node to ``bundle`` and prove it.
+async def push(
+    store: Store,
+    ari: ARIClient,
+    bundle: Bundle,
+    options: Options,
+    inspect: Callable[[Plan], None],
+    report: Report,
+) -> Result:
+    """Bring one node to ``bundle`` and prove it. ``inspect`` may refuse the plan by raising (lint).
 
     Raises PlanRefused before anything is touched; NodeError (ReloadFailed, VerifyFailed) with the old
     revision back in place and proven; RollbackFailed when that could not be proven either.
@@ -136,6 +143,7 @@ async def push(store: Store, ari: ARIClient, bundle: Bundle, options: Options, r
     async with store.lock(options.who) as snapshot:
         plan = diff(snapshot, bundle)
         _guard_plan(plan, snapshot, options)
+        inspect(plan)
         before = await _guard_ari(work, snapshot)
         if plan.empty:
             return await _settle(work, bundle, plan, snapshot)
@@ -354,7 +362,7 @@ async def _activate(
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await ``work`` although this task is cancelled meanwhile, however often; every step in it is bounded."""
+    """Await ``work`` although this task is cancelled meanwhile, however often; its steps are bounded."""
     task = asyncio.ensure_future(work)
     while not task.done():
         try:
