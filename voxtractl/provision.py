@@ -13,7 +13,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -84,6 +84,7 @@ class TenantProvisioner:
         self.who = who or _operator()
         self._report: Report = report or _silent
         self._given: Fleet | None = None
+        self._bundles: dict[str, Bundle] = {}
 
     # --- pure up to here: no Asterisk needed ---------------------------------------------------------
 
@@ -140,12 +141,14 @@ class TenantProvisioner:
         return found
 
     def bundle(self, node: str) -> "Bundle":
-        """All files of one node, rendered. Raises RenderError or SettingsError."""
-        from voxtractl.render import engine
+        """All files of one node, rendered (once). Raises RenderError or SettingsError."""
+        if node not in self._bundles:
+            from voxtractl.render import engine
 
-        return engine.render(
-            self.fleet, self.fleet.nodes[node], self.templates, self._secrets, overrides=self._overrides()
-        )
+            self._bundles[node] = engine.render(
+                self.fleet, self.fleet.nodes[node], self.templates, self._secrets, overrides=self._overrides()
+            )
+        return self._bundles[node]
 
     def empty_bundle(self, node: str) -> "Bundle":
         """The files of a node without any tenant: what ``node init`` lays down first."""
@@ -158,12 +161,13 @@ class TenantProvisioner:
         """Prove the rendered files (only ``paths`` when given). Raises LintFailed with all reasons."""
         from voxtractl.dialplan import lint
 
-        reasons = lint.lint_files(
-            {path: text for path, text in bundle.files.items() if paths is None or path in paths},
-            _owned(self.fleet, bundle),
-        )
+        reasons = lint.lint_bundle(bundle.files, self.fleet, bundle.node, only=paths)
         if reasons:
             raise LintFailed(f"{len(reasons)} faults in what was rendered for {bundle.node}", reasons)
+
+    def _inspect(self, bundle: "Bundle", plan: "Plan") -> None:
+        """Prove what a plan would put on its node; what it leaves alone was proven when it came there."""
+        self.lint(bundle, {change.path for change in plan.files})
 
     def _overrides(self) -> "Mapping[tuple[str, str], Template]":
         from voxtractl.render import templates
@@ -219,7 +223,7 @@ class TenantProvisioner:
             bundle = self.bundle(node)
             async with self.store(node) as store:
                 plan = diff(await store.observe(), bundle)
-            self.lint(bundle, {change.path for change in plan.files})
+            self._inspect(bundle, plan)
             plans.append(plan)
         return tuple(plans)
 
@@ -244,9 +248,9 @@ class TenantProvisioner:
 
         async def one(node: str) -> Result:
             bundle = self.bundle(node)
-            self.lint(bundle)
+            inspect = partial(self._inspect, bundle)
             async with self.open(node) as (store, ari):
-                return await steps.push(store, ari, bundle, options[node], self._report)
+                return await steps.push(store, ari, bundle, options[node], inspect, self._report)
 
         return self._audit(await roll_out(self.nodes, one, rollout or Rollout()))
 
@@ -343,8 +347,7 @@ class TenantProvisioner:
         Returns the files of the first node that hold the tenant (path below the release → text); they
         contain the trunk's password. ``await push()`` or ``write_files()`` puts them on the nodes.
         """
-        self._given = replace(self.fleet, tenants={**self.fleet.tenants, tenant.slug: tenant})
-        self.__dict__.pop("_secrets", None)
+        self._become({**self.fleet.tenants, tenant.slug: tenant})
         bundle = self.bundle(self.nodes[0])
         paths = {path for (slug, _), path in bundle.places.items() if slug == tenant.slug}
         return {path: bundle.files[path].decode() for path in sorted(paths)}
@@ -353,8 +356,12 @@ class TenantProvisioner:
         """Take a tenant out of this provisioner's fleet (not out of the document). Raises UsageFault."""
         if slug not in self.fleet.tenants:
             raise UsageFault(f"there is no tenant {slug!r}", hint="voxtractl tenant list")
-        left = {name: tenant for name, tenant in self.fleet.tenants.items() if name != slug}
-        self._given = replace(self.fleet, tenants=left)
+        self._become({name: tenant for name, tenant in self.fleet.tenants.items() if name != slug})
+
+    def _become(self, tenants: "Mapping[str, Tenant]") -> None:
+        self._given = replace(self.fleet, tenants=tenants)
+        self._bundles.clear()
+        self.__dict__.pop("_secrets", None)
 
     async def write_files(self, allowed: Allowed | None = None) -> "tuple[Result, ...]":
         """Push the fleet to every node; the same as ``push``, under the name of the documentation."""
@@ -399,10 +406,6 @@ class TenantProvisioner:
             warning = f"the local audit line could not be written to {path}: {exc.strerror}"
             return (replace(results[0], warnings=(*results[0].warnings, warning)), *results[1:])
         return results
-
-
-def _owned(fleet: Fleet, bundle: "Bundle") -> None:
-    raise NotImplementedError
 
 
 def _operator() -> str:
