@@ -80,7 +80,7 @@ class Finder:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._texts = {source.file: source.text for source in sources}
-        self._first = sources[0].file if sources else ""
+        self.first = sources[0].file if sources else ""
         self._layouts: dict[str, Layout] = {}
 
     def layout(self, file: str) -> Layout:
@@ -100,10 +100,10 @@ class Finder:
         return 1, 1
 
     def reason(self, fault: Fault) -> Reason:
-        file = fault.file or self._first
+        file = fault.file or self.first
         what = fault.what
         if fault.also is not None:
-            other, key = fault.also[0] or self._first, fault.also[1]
+            other, key = fault.also[0] or self.first, fault.also[1]
             what += f" ({other}:{self.nearest(other, key)[0]})"
         return Reason(file, *self.nearest(file, fault.key), spell(fault.key), what, fault.todo)
 
@@ -290,6 +290,7 @@ _DEFAULTS: Final[Mapping[str, Check]] = {
     "trunk_context": forms.context,
     "unmatched": forms.name,
 }
+SHARED_APP: Final = "voxtra"  # app_name when apps = "shared" and nothing else is said
 _TOP: Final = ("defaults", "nodes", "tenants")
 
 
@@ -351,15 +352,18 @@ class _Reader:
 
     def _take_defaults(self, raw: Any) -> None:
         values = table(raw, ("defaults",), self.faults, _DEFAULTS) or {}
-        template = values.get("app_name")
-        if template is not None:
-            sample = template.replace(SLUG_TAG, "a")
-            at = ("defaults", "app_name")
-            if "{" in sample or "}" in sample:
-                self.faults.add(at, f"only {SLUG_TAG} is replaced here", f'write "voxtra-{SLUG_TAG}"')
-                del values["app_name"]
-            elif forms.app(sample, at, self.faults) is BAD:
-                del values["app_name"]
+        shared = values.get("apps") == "shared"
+        template = values.pop("app_name", SHARED_APP if shared else self.defaults.app_name)
+        at = ("defaults", "app_name")
+        sample = template.replace(SLUG_TAG, "a")
+        if "{" in sample or "}" in sample:
+            self.faults.add(at, f"only {SLUG_TAG} is replaced here", f'write "voxtra-{SLUG_TAG}"')
+        elif shared and sample != template:
+            self.faults.add(
+                at, 'with apps = "shared" no tenant has an app of its own', f'write "{SHARED_APP}"'
+            )
+        elif forms.app(sample, at, self.faults) is not BAD:
+            values["app_name"] = template
         self.defaults = Defaults(**values)
 
     def _take_node(self, name: str, raw: Any) -> None:
@@ -399,7 +403,7 @@ class _Reader:
         if values is None:
             self.complete = False
             return
-        app = values.pop("app", None) or self._app(slug)
+        app = values.pop("app", None) or self.defaults.app_name.replace(SLUG_TAG, slug)
         longest = naming.worker_app(app, self.defaults.workers, self.defaults.workers)
         if len(longest) > naming.APP_MAX:
             key = (*at, "app") if "app" in raw else at
@@ -412,11 +416,6 @@ class _Reader:
         self.tenants[slug] = Tenant(
             slug=slug, name=values.pop("name", slug), app=app, file=faults.file, **values
         )
-
-    def _app(self, slug: str) -> str:
-        # With shared apps the tenant is an argument of the app; the reserved word takes the slug's place.
-        word = slug if self.defaults.apps == "per-tenant" else naming.SHARED
-        return self.defaults.app_name.replace(SLUG_TAG, word)
 
     def _check_inside(self, values: Mapping[str, Any], raw: Mapping[str, Any], at: Key) -> None:
         """Rules between the values of one tenant."""

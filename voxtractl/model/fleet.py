@@ -19,6 +19,7 @@ from voxtractl.model.tenant import Tenant
 __all__ = ["SLUG_TAG", "Defaults", "Fleet", "check"]
 
 _CONTEXTS: Final = (
+    naming.dispatch_context,
     naming.fallback_context,
     naming.inbound_context,
     naming.outbound_context,
