@@ -159,7 +159,9 @@ class _WithReasons(VoxtractlError):
             {"file": r.file, "line": r.line, "col": r.col, "path": r.path, "what": r.what, "todo": r.todo}
             for r in reasons
         ]
-        super().__init__(message, where=reasons[0].file if reasons else None, hint=hint, details={"reasons": rows})
+        super().__init__(
+            message, where=reasons[0].file if reasons else None, hint=hint, details={"reasons": rows}
+        )
         self.reasons: tuple[Reason, ...] = tuple(reasons)
 
 
@@ -183,7 +185,13 @@ class TemplateError(RenderError):
     id = "render.template"
 
     def __init__(
-        self, message: str, *, template: str, line: int = 0, tenant: str | None = None, hint: str | None = None
+        self,
+        message: str,
+        *,
+        template: str,
+        line: int = 0,
+        tenant: str | None = None,
+        hint: str | None = None,
     ) -> None:
         where = f"{template}:{line}" if line else template
         super().__init__(

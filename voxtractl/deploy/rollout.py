@@ -66,7 +66,7 @@ def conclude(results: Sequence[Result]) -> None:
     done = [result.node for result in results if result.status not in {"failed", "skipped"}]
     skipped = [result.node for result in results if result.status == "skipped"]
     first = next(iter(errors.values()))
-    if len(errors) == 1 and not done:
+    if not done and len({error.id for error in errors.values()}) == 1:
         if skipped:
             first.details["skipped"] = skipped
         raise first
