@@ -191,6 +191,7 @@ async def test_releases_stay_until_they_are_dropped(ground: Ground) -> None:
         second = await pushed(store, TWO, after=1)
         third = await pushed(store, ONE, after=2)
         assert await store.revisions() == (first.revision, second.revision, third.revision)
+        assert (await store.observe()).revisions == await store.revisions()
         assert await store.read(["extensions.conf"], first.revision) == {
             "extensions.conf": ONE.files["extensions.conf"]
         }

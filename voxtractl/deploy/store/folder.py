@@ -46,15 +46,14 @@ class Folder:
 
     def observe(self) -> Snapshot:
         with self._translated("read the current release", self._root / layout.CURRENT):
-            link = self.link()
-            if link is None:
-                return Snapshot()
-            release = self._root / link
-            if layout.revision_of(link) is None or not _is_folder(release):
-                return layout.snapshot_of(link, None, None)
+            link, revisions = self.link(), self.revisions()
+            revision = layout.revision_of(link)
+            release = self._root / layout.RELEASES / (revision or "")
+            if revision is None or not _is_folder(release):
+                return layout.snapshot_of(link, None, None, revisions)
             actual = dict(sorted(self._walk(release, self._group())))
             actual.pop(layout.MANIFEST, None)
-            return layout.snapshot_of(link, _content(release / layout.MANIFEST), actual)
+            return layout.snapshot_of(link, _content(release / layout.MANIFEST), actual, revisions)
 
     def _walk(
         self, folder: Path, group: int, prefix: str = "", reach: bool = True
@@ -143,6 +142,7 @@ class Folder:
                 self._refuse_lease()
                 since = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
                 text = layout.holder_text(holder, pid=os.getpid(), host=platform.node(), since=since)
+                self._hand_over(fd, self._group())
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, text.encode(), 0)
             except BaseException:
@@ -235,19 +235,23 @@ class Folder:
             fd = os.open(stage / path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
             with os.fdopen(fd, "wb", buffering=0) as file:
                 os.fchmod(fd, FILE_MODE)  # a umask of 077 would hide it from Asterisk
-                if os.fstat(fd).st_gid != group:
-                    with suppress(PermissionError):  # the check before the flip says it better
-                        os.fchown(fd, -1, group)
+                self._hand_over(fd, group)
                 _write_all(file.fileno(), content)
 
     def _make_folder(self, folder: Path, group: int) -> None:
         with suppress(FileExistsError):
             folder.mkdir(FOLDER_MODE)
-            if folder.stat().st_gid != group:
-                with suppress(PermissionError):
-                    os.chown(folder, -1, group)
+            self._hand_over(folder, group)
             if folder.stat().st_mode & FOLDER_MODE != FOLDER_MODE:  # only a strict umask leads here
                 folder.chmod(folder.stat().st_mode | FOLDER_MODE)
+
+    def _hand_over(self, target: int | Path, group: int) -> None:
+        """To Asterisk's group; and from root to the owner of the store, who may push over SSH next time."""
+        status = os.stat(target)  # noqa: PTH116  a folder or an open file
+        owner = self._root.stat().st_uid if os.geteuid() == 0 else -1
+        if status.st_gid != group or owner not in (-1, status.st_uid):
+            with suppress(PermissionError):  # the check before the flip says it better
+                os.chown(target, owner, group)
 
     def _check(
         self,
@@ -305,6 +309,7 @@ class Folder:
             with os.fdopen(fd, "ab", buffering=0):
                 size = os.fstat(fd).st_size
                 torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+                self._hand_over(fd, self._group())
                 _write_all(fd, (b"\n" if torn else b"") + record.to_line().encode())
                 os.fsync(fd)
         releases = self._root / layout.RELEASES
@@ -348,33 +353,26 @@ class Folder:
             _sync(self._root.parent)
 
     def facts(self) -> StoreFacts:
-        why = ""
-        exists = self._root.is_dir()
-        free: int | None = None
-        group, name, fits = -1, "", False
+        group: tuple[int, str] | None = None
         with suppress(FileNotFoundError):
-            group = self._config.stat().st_gid
-            name = _group_name(group)
-        writable = exists and os.access(self._root, os.W_OK | os.X_OK)
-        if exists:
-            room = os.statvfs(self._root)
-            free = room.f_bavail * room.f_frsize
-            status = self._root.stat()
-            inherits = status.st_gid == group and bool(status.st_mode & stat.S_ISGID)
-            member = os.geteuid() == 0 or group in (os.getegid(), *os.getgroups())
-            fits = (inherits or member) and _readable(status, group, 0o5)
-        if group < 0:
-            why = f"Asterisk's configuration folder {self._config} does not exist"
-        elif not exists:
-            why = f"the store folder {self._root} does not exist; voxtractl node init {self._node} makes it"
-        elif not writable:
-            why = f"you may not write to {self._root}; join its group or run as its owner"
-        elif not fits:
-            why = (
-                f"files in {self._root} would not be readable by the group {name};"
-                f" run: chgrp {name} {self._root}; chmod 2750 {self._root}"
-            )
-        return StoreFacts(str(self._config), exists, writable, name, fits, free, time.time(), why)
+            number = self._config.stat().st_gid
+            group = (number, _group_name(number))
+        folder: tuple[int, int] | None = None
+        free: int | None = None
+        with suppress(FileNotFoundError):
+            status, room = self._root.stat(), os.statvfs(self._root)
+            folder, free = (status.st_mode, status.st_gid), room.f_bavail * room.f_frsize
+        return layout.facts_of(
+            self._node,
+            str(self._root),
+            str(self._config),
+            group=group,
+            folder=folder,
+            writable=os.access(self._root, os.W_OK | os.X_OK),
+            member=os.geteuid() == 0 or (group or (-1,))[0] in (os.getegid(), *os.getgroups()),
+            free_bytes=free,
+            clock=time.time(),
+        )
 
     # --- small ones ---------------------------------------------------------------------------------------
 
@@ -441,9 +439,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def _readable(status: os.stat_result, group: int, bits: int) -> bool:
-    """May ``group`` do ``bits`` (4 read, 1 enter)? The owner's rights are not Asterisk's."""
-    shift = 3 if status.st_gid == group else 0
-    return (status.st_mode >> shift) & bits == bits
+    return layout.group_may(status.st_mode, status.st_gid, group, bits)
 
 
 def _group_name(group: int) -> str:

@@ -7,12 +7,14 @@ import errno
 import json
 import posixpath
 import re
+import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from voxtractl.deploy.plan import Drift, FileState, Snapshot, drift_of
 from voxtractl.deploy.revision import Manifest, Record
+from voxtractl.deploy.store.base import StoreFacts
 from voxtractl.errors import NodeLocked, StoreError
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
     "check_release_change",
     "check_stage",
     "disk_full",
+    "facts_of",
+    "group_may",
     "hint_for",
     "history_of",
     "holder_text",
@@ -140,7 +144,12 @@ def is_revision(name: str) -> bool:
 # --- what was read --------------------------------------------------------------------------------------
 
 
-def snapshot_of(link: str | None, manifest: bytes | None, actual: Mapping[str, FileState] | None) -> Snapshot:
+def snapshot_of(
+    link: str | None,
+    manifest: bytes | None,
+    actual: Mapping[str, FileState] | None,
+    revisions: Collection[str] = (),
+) -> Snapshot:
     """What a node has, from the target of ``current``, the manifest's bytes and the release's files.
 
     ``link`` is None when there is no ``current``: nothing was ever pushed. ``actual`` is None when
@@ -148,24 +157,25 @@ def snapshot_of(link: str | None, manifest: bytes | None, actual: Mapping[str, F
     release is gone; foreign: it leads elsewhere). A manifest that cannot be read leaves the revision's
     name and its files, and ``manifest.json`` is the drift. A push with --overwrite-drift heals all of them.
     """
-    if link is None:
-        return Snapshot()
+    complete = tuple(sorted(name for name in revisions if is_revision(name)))
     name = revision_of(link)
-    if name is None:
-        return Snapshot(drift=(Drift(CURRENT, "foreign"),))
-    if actual is None:
-        return Snapshot(drift=(Drift(CURRENT, "missing"),))
+    if name is None or actual is None:
+        drift: tuple[Drift, ...] = ()
+        if link is not None:
+            drift = (Drift(CURRENT, "foreign" if name is None else "missing"),)
+        return Snapshot(drift=drift, revisions=complete)
     try:
         parsed = Manifest.from_json(manifest or b"")
     except ValueError:
         parsed = None
     if parsed is None or parsed.revision != name:
-        return Snapshot(revision=name, files=actual, drift=(Drift(MANIFEST, "manifest"),))
+        damaged = (Drift(MANIFEST, "manifest"),)
+        return Snapshot(revision=name, files=actual, drift=damaged, revisions=complete)
     drift = tuple(
         replace(d, what="unreadable") if d.what == "changed" and not actual[d.path].sha256 else d
         for d in drift_of(parsed, actual)
     )
-    return Snapshot(revision=name, manifest=parsed, files=actual, drift=drift)
+    return Snapshot(revision=name, manifest=parsed, files=actual, drift=drift, revisions=complete)
 
 
 def manifest_or_error(node: str, revision: str, content: bytes | None) -> Manifest:
@@ -202,6 +212,61 @@ def check_stage(node: str, manifest: Manifest, staged: Mapping[str, FileState]) 
     if all(d.what == "unreadable" for d in wrong):
         raise unreadable(node, manifest.revision, [d.path for d in wrong])
     raise not_as_sent(node, manifest.revision, [f"{d.path} ({d.what})" for d in wrong])
+
+
+def facts_of(
+    node: str,
+    root: str,
+    config_dir: str,
+    *,
+    group: tuple[int, str] | None,
+    folder: tuple[int, int] | None,
+    writable: bool,
+    member: bool,
+    free_bytes: int | None,
+    clock: float | None,
+) -> StoreFacts:
+    """What ``node check`` says of a store on a disk, here or far away.
+
+    ``group`` is number and name of the configuration folder's group (None: no such folder), ``folder`` mode
+    and group of the store folder (None: no such folder), ``member`` whether the pushing user may give files
+    to that group.
+    """
+    fits = False
+    if group is None:
+        why = f"Asterisk's configuration folder {config_dir} does not exist"
+    elif folder is None:
+        why = f"the store folder {root} does not exist; voxtractl node init {node} makes it"
+    else:
+        mode, owner = folder
+        inherits = owner == group[0] and bool(mode & stat.S_ISGID)
+        fits = (inherits or member) and group_may(mode, owner, group[0], 0o5)
+        if not writable:
+            why = f"you may not write to {root}; push as its owner"
+        elif not fits:
+            name = group[1]
+            why = f"files in {root} would not be readable by the group {name}; run: chgrp {name} {root}"
+            why += f"; chmod 2750 {root}; and make the pushing user a member of {name}"
+        else:
+            why = ""
+    return StoreFacts(
+        config_dir=config_dir,
+        exists=folder is not None,
+        writable=writable,
+        group=group[1] if group else "",
+        group_readable=fits,
+        free_bytes=free_bytes,
+        clock=clock,
+        why=why,
+    )
+
+
+def group_may(mode: int, owner: int, group: int, bits: int) -> bool:
+    """May ``group`` do ``bits`` (4 read, 1 enter) with something of group ``owner``?
+
+    The owner's own rights do not count: they are the pushing user's, not Asterisk's.
+    """
+    return (mode >> (3 if owner == group else 0)) & bits == bits
 
 
 def room_needed(files: Mapping[str, bytes]) -> int:

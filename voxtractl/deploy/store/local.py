@@ -7,22 +7,21 @@ thread cannot be interrupted: a cancelled push tells it to stop, waits, and leav
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from voxtractl.deploy.plan import Snapshot
 from voxtractl.deploy.revision import Manifest, Record
 from voxtractl.deploy.store import layout
 from voxtractl.deploy.store.base import StoreFacts
 from voxtractl.deploy.store.folder import Folder
+from voxtractl.deploy.store.shielded import ended, to_its_end
 from voxtractl.model.node import Node
 
 __all__ = ["LocalStore"]
-
-T = TypeVar("T")
 
 
 class LocalStore:
@@ -53,7 +52,7 @@ class LocalStore:
         self._lock = folder.take_lock(holder)
         beat = asyncio.create_task(self._beat())
         try:
-            yield await _to_its_end(asyncio.to_thread(folder.observe))
+            yield await to_its_end(asyncio.to_thread(folder.observe))
         finally:
             beat.cancel()
             self._unlock()
@@ -69,7 +68,7 @@ class LocalStore:
             await asyncio.shield(work)
         except asyncio.CancelledError:
             stop.set()
-            await _ended(work)
+            await ended(work)
             if work.exception() is None:
                 folder.point(before)
                 folder.withdraw(manifest.revision)
@@ -85,7 +84,7 @@ class LocalStore:
     ) -> None:
         folder = self._locked("a record")
         layout.check_release_change(self._node, folder.current(), drop, aside or {})
-        await _to_its_end(asyncio.to_thread(folder.record, record, drop, aside or {}))
+        await to_its_end(asyncio.to_thread(folder.record, record, drop, aside or {}))
         self._unlock()
 
     async def read(self, paths: Sequence[str], revision: str | None = None) -> Mapping[str, bytes]:
@@ -136,21 +135,3 @@ class LocalStore:
         if self._lock is not None:
             lock, self._lock = self._lock, None
             self._disk.give_back(lock)
-
-
-async def _ended(work: asyncio.Future[T]) -> None:
-    """Wait for ``work`` to end, however often we are cancelled meanwhile."""
-    while not work.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait({work})
-
-
-async def _to_its_end(work: Awaitable[T]) -> T:
-    """The result of ``work``, which is never left running: when cancelled we wait for it, then go."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await _ended(task)
-        task.exception()
-        raise

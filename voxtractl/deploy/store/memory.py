@@ -73,16 +73,15 @@ class MemoryStore:
     async def observe(self) -> Snapshot:
         there = self._there()
         release = there.releases.get(layout.revision_of(there.current) or "")
-        if release is None:
-            return layout.snapshot_of(there.current, None, None)
-        actual = {
-            path: FileState(
-                sha256(content).hexdigest(), len(content), FILE_MODE, path not in there.unreadable
-            )
-            for path, content in sorted(release.items())
-            if path != layout.MANIFEST
-        }
-        return layout.snapshot_of(there.current, release.get(layout.MANIFEST), actual)
+        actual: dict[str, FileState] | None = None
+        if release is not None:
+            actual = {
+                path: self._state(there, path, content)
+                for path, content in sorted(release.items())
+                if path != layout.MANIFEST
+            }
+        manifest = release.get(layout.MANIFEST) if release is not None else None
+        return layout.snapshot_of(there.current, manifest, actual, _complete(there))
 
     @asynccontextmanager
     async def lock(self, holder: str) -> AsyncIterator[Snapshot]:
@@ -107,16 +106,8 @@ class MemoryStore:
             raise layout.disk_full(self._node, layout.room_needed(release), there.free_bytes)
         if there.current == f"{layout.RELEASES}/{manifest.revision}":
             raise layout.already_current(self._node, manifest.revision)
-        layout.check_stage(
-            self._node,
-            manifest,
-            {
-                path: FileState(
-                    sha256(content).hexdigest(), len(content), FILE_MODE, path not in there.unreadable
-                )
-                for path, content in files.items()
-            },
-        )
+        staged = {path: self._state(there, path, content) for path, content in files.items()}
+        layout.check_stage(self._node, manifest, staged)
         there.releases[manifest.revision] = release
         there.current = f"{layout.RELEASES}/{manifest.revision}"
 
@@ -153,10 +144,7 @@ class MemoryStore:
         return {path: release[path] for path in paths if path in release}
 
     async def revisions(self) -> tuple[str, ...]:
-        releases = self._there().releases
-        return tuple(
-            sorted(r for r, files in releases.items() if layout.is_revision(r) and layout.MANIFEST in files)
-        )
+        return tuple(sorted(name for name in _complete(self._there()) if layout.is_revision(name)))
 
     async def manifest(self, revision: str) -> Manifest:
         layout.check_release(self._node, revision)
@@ -201,6 +189,11 @@ class MemoryStore:
             raise layout.no_lock(self._node, what)
         return there
 
+    @staticmethod
+    def _state(there: Memory, path: str, content: bytes) -> FileState:
+        readable = path not in there.unreadable
+        return FileState(sha256(content).hexdigest(), len(content), FILE_MODE, readable)
+
     def _need_folder(self, there: Memory) -> None:
         if not there.prepared:
             raise layout.no_folder(self._node, f"memory:{self._name}")
@@ -209,3 +202,7 @@ class MemoryStore:
         if self._held:
             self._held = False
             memory(self._name).holder = None
+
+
+def _complete(there: Memory) -> list[str]:
+    return [name for name, files in there.releases.items() if layout.MANIFEST in files]
