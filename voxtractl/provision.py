@@ -246,7 +246,7 @@ class TenantProvisioner:
         allowed = allowed or Allowed()
         options = await self._options(allowed)
 
-        async def one(node: str) -> Result:
+        async def one(node: str) -> "Result":
             bundle = self.bundle(node)
             inspect = partial(self._inspect, bundle)
             async with self.open(node) as (store, ari):
@@ -290,7 +290,7 @@ class TenantProvisioner:
 
         options = await self._options(Allowed())
 
-        async def one(node: str) -> Result:
+        async def one(node: str) -> "Result":
             async with self.open(node) as (store, ari):
                 return await steps.rollback(store, ari, node, revision, options[node], self._report)
 
@@ -315,7 +315,7 @@ class TenantProvisioner:
     ) -> "tuple[Result, ...]":
         from voxtractl.deploy.rollout import Rollout, roll_out
 
-        async def one(node: str) -> Result:
+        async def one(node: str) -> "Result":
             async with self.open(node) as (store, ari):
                 return await work(node, store, ari)
 
@@ -328,7 +328,7 @@ class TenantProvisioner:
 
         from voxtractl.deploy import steps
 
-        async def one(node: str) -> Status:
+        async def one(node: str) -> "Status":
             async with self.open(node) as (store, ari):
                 return await steps.look(store, ari, self.bundle(node))
 

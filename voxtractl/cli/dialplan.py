@@ -271,7 +271,7 @@ def _conclude(results: "Sequence[Result]", conclude: "Callable[[Sequence[Result]
         for warning in result.warnings:
             show.warn(warning)
     bad = any(result.error is not None for result in results)
-    if not bad or context.settings().output == "text":
+    if not bad or (len(results) > 1 and context.settings().output == "text"):
         show.emit({"nodes": [result.document() for result in results]}, lambda: _results_text(results))
     conclude(results)
 
@@ -383,7 +383,8 @@ def _result_line(result: "Result") -> str:
     if result.plan is not None and not result.plan.empty:
         line += f": {result.plan.blast_radius()}"
     if result.proof is not None and result.proof.complete:
-        line += f"; proven: {result.proof.dids} DIDs live, {result.proof.asked} answers in {result.ms} ms"
+        dids = f"{result.proof.dids} DID{'' if result.proof.dids == 1 else 's'}"
+        line += f"; proven: {dids} live, {result.proof.asked} answers, {result.ms} ms"
     return line
 
 

@@ -138,6 +138,8 @@ class Plan:
         deletions = len(self.deletes)
         line = f"changes {tenants} of {_count(self.total, 'tenant')}, {_count(self.dids, 'DID')}"
         line += f"; {_count(deletions, 'deletion')}"
+        if self.files and not self.changes:
+            line += "; only files that belong to no tenant"
         if self.moves:
             line += f"; {_count(len(self.moves), 'DID')} changing owner"
         if self.drift:

@@ -62,7 +62,17 @@ class Result:
     """How a node ended. ``error`` is set exactly when ``status`` is failed."""
 
     node: str
-    status: Literal["pushed", "unchanged", "reloaded", "rolled back", "verified", "failed", "skipped"]
+    status: Literal[
+        "pushed",
+        "unchanged",
+        "reloaded",
+        "rolled back",
+        "verified",
+        "prepared",
+        "removed",
+        "failed",
+        "skipped",
+    ]
     revision: str | None = None
     base: str | None = None
     plan: Plan | None = None
@@ -353,7 +363,8 @@ async def _activate(
                 _restore(work, snapshot, before, kinds, manifest.revision, failure.message, plan)
             )
             failure.details["restored"] = snapshot.revision
-            failure.message += f"; {snapshot.revision} is back and proven"
+            proven = "back and proven" if all(before.values()) else "back; it was not live before either"
+            failure.message += f"; {snapshot.revision} is {proven}"
         raise
     except asyncio.CancelledError:
         # Whether the flip had happened is not known; flipping back to what is current changes nothing.
