@@ -7,13 +7,27 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from voxtractl.errors import LabError
 from voxtractl.lab.ways import Report
 from voxtractl.settings import Secret
 
-__all__ = ["locked", "read_json", "read_secret", "remove_tree", "size", "write"]
+__all__ = [
+    "MARK",
+    "claim",
+    "is_claimed",
+    "locked",
+    "mark",
+    "mounts_at_or_below",
+    "read_json",
+    "read_secret",
+    "remove_tree",
+    "size",
+    "write",
+]
+
+MARK: Final = ".voxtractl-lab"  # the file that makes a folder the lab's own
 
 
 @contextlib.contextmanager
@@ -77,17 +91,59 @@ def size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def remove_tree(folder: Path) -> None:
-    """Delete a file or folder of the lab if it is there, and refuse when something is mounted below it."""
-    if folder.is_symlink() or not folder.is_dir():
-        folder.unlink(missing_ok=True)
+def claim(folder: Path, mode: int = 0o711) -> None:
+    """Make a folder that is the lab's own; only such a folder is ever deleted.
+
+    Raises LabError when something is there already: it may be anybody's.
+    """
+    try:
+        folder.mkdir()
+    except FileExistsError as exc:
+        raise LabError(
+            f"{folder} exists and was not made by a lab",
+            hint="move it away, use another --name, or set VOXTRACTL_LAB_HOME to a folder for labs only",
+        ) from exc
+    folder.chmod(mode)
+    mark(folder)
+
+
+def mark(folder: Path) -> None:
+    (folder / MARK).write_text("Made by voxtractl's lab, which may delete this folder.\n", encoding="utf-8")
+
+
+def is_claimed(folder: Path) -> bool:
+    return not folder.is_symlink() and (folder / MARK).is_file()
+
+
+def remove_tree(path: Path, claimed: Path) -> None:
+    """Delete ``path``, which is ``claimed`` or below it, if it is there.
+
+    Raises LabError and deletes nothing when ``claimed`` is no folder a lab made, when ``path`` leads out of
+    it, or when something is mounted there.
+    A home is any folder a person names, and may hold their own: a name alone never permits to delete.
+    """
+    if not path.is_symlink() and not path.exists():
         return
-    inside = f"{folder.resolve()}/"
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-        # The fifth field, with blanks written as \040 (proc_pid_mountinfo(5)).
-        point = line.split()[4].replace("\\040", " ")
-        if point.startswith(inside):
-            raise LabError(
-                f"{point} is mounted inside {folder}, so it is not deleted", hint=f"umount {point}"
-            )
-    shutil.rmtree(folder)
+    if not is_claimed(claimed):
+        raise LabError(
+            f"{claimed} was not made by a lab, so nothing in it is deleted",
+            hint="look at it, and delete it by hand if it is not needed",
+        )
+    # The last part stays as it is: a link is deleted, not what it points to.
+    place, own = path.parent.resolve() / path.name, claimed.resolve()
+    if own == Path(own.anchor) or (place != own and own not in place.parents):
+        raise LabError(f"{path} is not inside {claimed}, so it is not deleted")
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    for point in mounts_at_or_below(place, table):
+        raise LabError(f"{point} is mounted inside {path}, so nothing is deleted", hint=f"umount {point}")
+    shutil.rmtree(path)
+
+
+def mounts_at_or_below(folder: Path, table: str) -> list[Path]:
+    """The mount points of a mount table (proc_pid_mountinfo(5)) that deleting ``folder`` would run into."""
+    # The fifth field; a blank is written as \\040.
+    points = [Path(line.split()[4].replace("\\040", " ")) for line in table.splitlines()]
+    return [point for point in points if point == folder or folder in point.parents]

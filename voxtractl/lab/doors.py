@@ -11,8 +11,8 @@ from typing import Final
 
 from voxtractl.errors import LabError
 from voxtractl.lab import root
-from voxtractl.lab.disk import locked, read_json, read_secret, remove_tree
-from voxtractl.lab.instance import RECORD, Lab, PortsTaken, environment, fill, start, stop
+from voxtractl.lab.disk import is_claimed, locked, read_json, read_secret, remove_tree
+from voxtractl.lab.instance import RECORD, Lab, PortsTaken, environment, fill, kill, start
 from voxtractl.lab.ports import Ports, choose_ports
 from voxtractl.lab.ways import MachineFacts, Report, Way, choose, machine, silent
 from voxtractl.settings import Secret
@@ -86,9 +86,11 @@ def purge(name: str = "lab", home: Path | None = None) -> None:
     if not home.is_dir():
         return
     with locked(home, silent):
-        stop(home / name)
+        if is_claimed(home / name):
+            # Its files go anyway, and asking takes half a second.
+            kill(home / name)
         for folder in (home / "root" / root.LABS / name, home / name):
-            remove_tree(folder)
+            remove_tree(folder, folder)
 
 
 def remove_root(home: Path | None = None) -> None:
@@ -104,7 +106,7 @@ def remove_root(home: Path | None = None) -> None:
                 where=str(home),
                 hint="voxtractl lab down --purge --all",
             )
-        remove_tree(home / "root")
+        remove_tree(home / "root", home / "root")
 
 
 def _make(name: str, home: Path, facts: MachineFacts, report: Report) -> Lab:

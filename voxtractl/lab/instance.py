@@ -25,13 +25,13 @@ from typing import Final
 
 from voxtractl.errors import LabError
 from voxtractl.lab import config
-from voxtractl.lab.disk import locked, read_json, remove_tree, size, write
+from voxtractl.lab.disk import claim, locked, read_json, remove_tree, size, write
 from voxtractl.lab.ports import Ports
 from voxtractl.lab.process import Process, spawn, tail
 from voxtractl.lab.ways import Way, silent
 from voxtractl.settings import Secret
 
-__all__ = ["RECORD", "Lab", "PortsTaken", "environment", "fill", "start", "stop"]
+__all__ = ["RECORD", "Lab", "PortsTaken", "environment", "fill", "kill", "start", "stop"]
 
 RECORD: Final = "lab.json"  # a folder with this file is a lab
 
@@ -148,10 +148,7 @@ class Lab:
 
     def kill(self) -> None:
         """End it without warning, as a crash does; its files stay as they are."""
-        process = self.process
-        if process is not None:
-            _kill(process)
-            process.end_children(_STOP_SECONDS)
+        kill(self.folder)
 
     def cli(self, command: str) -> str:
         """What Asterisk's own console answers to ``command``. Raises LabError when it is not running."""
@@ -210,9 +207,9 @@ class Lab:
         files = self._write_config()
         for entry in self.config_dir.iterdir():
             if entry.name not in files and entry != self.store_dir:
-                remove_tree(entry)
+                remove_tree(entry, self.instance)
         for entry in self.store_dir.iterdir():
-            remove_tree(entry)
+            remove_tree(entry, self.instance)
         for module in _RELOADS:
             self.cli(f"module reload {module}")
 
@@ -316,12 +313,11 @@ class Lab:
 def fill(lab: Lab) -> None:
     """Write everything a new lab has on disk. The caller holds the home's lock."""
     # A leftover of a lab whose record is gone would be mixed into the new one.
-    remove_tree(lab.instance)
-    remove_tree(lab.folder)
-    lab.folder.mkdir(mode=0o711)
-    lab.folder.chmod(0o711)
-    lab.instance.mkdir(mode=0o711, exist_ok=True)
-    lab.instance.chmod(0o711)
+    remove_tree(lab.instance, lab.instance)
+    remove_tree(lab.folder, lab.folder)
+    claim(lab.folder)
+    if lab.instance != lab.folder:
+        claim(lab.instance)
     lab._write_config()
     for name in config.FOLDERS:
         folder = lab.instance / name
@@ -371,7 +367,7 @@ def start(lab: Lab) -> None:
         lab._await(_READY_SECONDS, log_from)
     except BaseException:
         # Asked politely, Asterisk would finish its start first.
-        lab.kill()
+        kill(lab.folder)
         raise
 
 
@@ -384,6 +380,14 @@ def stop(folder: Path) -> None:
             _kill(process)
         process.end_children(_STOP_SECONDS)
     (folder / "process.json").unlink(missing_ok=True)
+
+
+def kill(folder: Path) -> None:
+    """End the Asterisk of a lab's folder, and what it started, without asking."""
+    process = _running(folder)
+    if process is not None:
+        _kill(process)
+        process.end_children(_STOP_SECONDS)
 
 
 def _kill(process: Process) -> None:

@@ -5,6 +5,7 @@ home's lock. Nothing is mounted where others could see it: the build runs in a m
 as Asterisk does later, and the kernel takes the mounts away with the last process inside, however it ended.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from voxtractl.errors import LabError
-from voxtractl.lab.disk import remove_tree
-from voxtractl.lab.ways import Report
+from voxtractl.lab.disk import claim, is_claimed, mark, remove_tree
+from voxtractl.lab.ways import Report, silent
 
 __all__ = ["LABS", "account", "build", "enter"]
 
@@ -44,34 +45,33 @@ _ENTER: Final = (
 def build(root: Path, report: Report) -> None:
     """Build ``root`` unless it is there. About 25 s and 340 MB. Raises LabError."""
     for stale in root.parent.glob(f"{root.name}.partial-*"):
-        remove_tree(stale)
-    if root.is_dir():
+        remove_tree(stale, stale)
+    if root.exists():
+        if not is_claimed(root):
+            raise LabError(
+                f"{root} exists and was not made by a lab",
+                hint="set VOXTRACTL_LAB_HOME to a folder for labs only",
+            )
         return
     if shutil.which("mmdebstrap") is None:
         report("installing mmdebstrap with apt-get")
-        _run(("apt-get", "update"), lambda _line: None)
-        _run(
-            (
-                "apt-get",
-                "install",
-                "--yes",
-                "--no-install-recommends",
-                "mmdebstrap",
-                "debian-archive-keyring",
-            ),
-            lambda _line: None,
-        )
+        _install()
     report(f"building Debian sid with Asterisk in {root} (once; about 30 s, 340 MB)")
     partial = root.with_name(f"{root.name}.partial-{os.getpid()}")
+    claim(partial)
+    tree = partial / "tree"
     try:
-        _run((*_MMDEBSTRAP, str(partial)), report, before=_PRIVATE)
-        if not (partial / "usr/sbin/asterisk").exists():
-            raise LabError("the root was built without Asterisk", where=str(partial))
-        (partial / LABS).mkdir(mode=0o711)
-        partial.chmod(0o755)
-        partial.rename(root)
+        _run((*_MMDEBSTRAP, str(tree)), report, before=_PRIVATE)
+        if not (tree / "usr/sbin/asterisk").exists():
+            raise LabError("the root was built without Asterisk", where=str(tree))
+        (tree / LABS).mkdir()
+        # Asterisk's user must pass, whatever our umask is.
+        (tree / LABS).chmod(0o711)
+        tree.chmod(0o755)
+        mark(tree)
+        tree.rename(root)
     finally:
-        remove_tree(partial)
+        remove_tree(partial, partial)
 
 
 def enter(root: Path) -> tuple[str, ...]:
@@ -90,6 +90,15 @@ def account(root: Path) -> tuple[int, int]:
         where=str(root),
         hint="build it anew: voxtractl lab down --purge --all",
     )
+
+
+def _install() -> None:
+    with contextlib.suppress(LabError):
+        # A broken package source of somebody else must not stop us; the next step tells if it does.
+        _run(("apt-get", "update"), silent)
+    words = ("apt-get", "install", "--yes", "--no-install-recommends")
+    # Ubuntu does not have Debian's keys otherwise.
+    _run((*words, "mmdebstrap", "debian-archive-keyring"), silent)
 
 
 def _run(command: Sequence[str], report: Report, before: Sequence[str] = ()) -> None:
