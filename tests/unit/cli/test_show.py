@@ -1,0 +1,185 @@
+"""What a person and a program see: tables, questions, errors as text and as one document."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from voxtractl import errors
+from voxtractl.cli import context, show
+from voxtractl.errors import FleetError, NodeUnreachable, PartialFailure, Reason, UsageFault
+from voxtractl.settings import Secret, Settings
+
+
+class Screen(io.StringIO):
+    """A text stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    context.configure(Settings())
+    yield
+    context.configure(Settings())
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch, typed: str = "") -> Screen:
+    """stdin, stdout and stderr become a terminal of 40 columns. Not a fixture: pytest sets them per phase."""
+    made = Screen()
+    monkeypatch.setattr(sys, "stdin", Screen(typed))
+    monkeypatch.setattr(sys, "stdout", made)
+    monkeypatch.setattr(sys, "stderr", made)
+    monkeypatch.setenv("COLUMNS", "40")
+    return made
+
+
+def test_columns_are_as_wide_as_their_widest_cell() -> None:
+    assert show.table(("SLUG", "N"), [("acme", "1"), ("a-longer-one", "2")]) == (
+        "SLUG          N\nacme          1\na-longer-one  2"
+    )
+
+
+def test_a_table_without_rows_is_its_head() -> None:
+    assert show.table(("SLUG", "N"), []) == "SLUG  N"
+
+
+def test_a_long_line_is_cut_on_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal(monkeypatch)
+    wide = [("acme", "x" * 100)]
+    assert max(len(line) for line in show.table(("A", "B"), wide).splitlines()[1:]) == 40
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert show.table(("A", "B"), wide).endswith("x" * 100)
+
+
+def test_paint_needs_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal(monkeypatch)
+    assert show.paint("live", "green") == "\x1b[32mlive\x1b[0m"
+    assert show.paint("live", "green", "bold") == "\x1b[32;1mlive\x1b[0m"
+    assert show.paint("live", "green", stream=io.StringIO()) == "live"
+    context.configure(Settings(no_color=True))
+    assert show.paint("live", "green") == "live"
+
+
+def test_emit_writes_text_or_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    show.emit({"tenant": "acmé"}, "acmé added")
+    assert capsys.readouterr().out == "acmé added\n"
+    context.configure(Settings(output="json"))
+    show.emit({"tenant": "acmé"}, "acmé added")
+    assert capsys.readouterr().out == '{"ok": true, "tenant": "acmé"}\n'
+
+
+def test_text_is_not_made_when_nobody_reads_it(capsys: pytest.CaptureFixture[str]) -> None:
+    context.configure(Settings(output="json"))
+
+    def expensive() -> str:
+        raise AssertionError("made")
+
+    show.emit({}, expensive)
+    assert json.loads(capsys.readouterr().out) == {"ok": True}
+
+
+def test_progress_moves_on_one_line_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+    show.progress("pbx1: push " + "x" * 100)
+    show.progress("")
+    first, last = screen.getvalue().split("\r\x1b[K")[1:]
+    assert len(first) == 39
+    assert last == ""
+
+
+def test_progress_is_silent_in_a_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
+    show.progress("pbx1: push")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_question_without_a_terminal_is_refused_with_the_way_out() -> None:
+    with pytest.raises(UsageFault) as caught:
+        show.confirm("Push this?")
+    assert caught.value.hint == "add --yes"
+
+
+def test_yes_answers_before_anybody_is_asked() -> None:
+    context.configure(Settings(yes=True))
+    assert show.confirm("Push this?") is True
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"), [("y\n", True), ("YES\n", True), ("n\n", False), ("\n", False), ("", False)]
+)
+def test_only_yes_is_yes(typed: str, answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch, typed)
+    assert show.confirm("Push this?") is answer
+    assert screen.getvalue() == "Push this? [y/N] "
+
+
+# --- errors -----------------------------------------------------------------------------------------------
+
+REASONS = (
+    Reason("tenants.toml", 4, 1, "tenants.acme.dids[0]", "belongs to acme and beta", "give it to one"),
+    Reason("tenants.toml", 9, 3, "tenants.beta.nme", "unknown key", "did you mean name?"),
+)
+
+
+def test_all_reasons_are_shown_each_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    show.fail(FleetError("2 errors in the document", REASONS))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "tenants.toml:4:1: tenants.acme.dids[0]: belongs to acme and beta; give it to one\n"
+        "tenants.toml:9:3: tenants.beta.nme: unknown key; did you mean name?\n"
+        "error: 2 errors in the document\n"
+    )
+
+
+def test_a_partial_failure_shows_a_line_for_each_node(capsys: pytest.CaptureFixture[str]) -> None:
+    show.fail(PartialFailure("1 of 2 nodes failed", details={"lines": ["pbx1: pushed", "pbx2: no answer"]}))
+    assert capsys.readouterr().err.splitlines()[1:] == ["  pbx1: pushed", "  pbx2: no answer"]
+
+
+def test_an_error_document_has_the_same_keys_for_every_error() -> None:
+    document = show.error_document(NodeUnreachable("no answer", node="pbx1", hint="is it up?"))
+    assert document == {
+        "ok": False,
+        "error": {
+            "id": "node.unreachable",
+            "message": "no answer",
+            "where": "node pbx1",
+            "hint": "is it up?",
+            "retryable": True,
+            "details": {"node": "pbx1"},
+        },
+    }
+
+
+def test_as_json_the_error_is_the_only_thing_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    context.configure(Settings(output="json"))
+    show.fail(FleetError("2 errors in the document", REASONS))
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert [row["line"] for row in json.loads(out)["error"]["details"]["reasons"]] == [4, 9]
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_a_secret_prints_as_stars_even_inside_an_error(
+    output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context.configure(Settings(output="json" if output == "json" else "text"))
+    secret = Secret("canary-6f1d0b")
+    show.fail(UsageFault(f"{secret!r} {secret}", details={"given": secret}))
+    shown = "".join(capsys.readouterr())
+    assert "canary-6f1d0b" not in shown
+    assert "****" in shown
+
+
+def tree(of: type[errors.VoxtractlError]) -> set[type[errors.VoxtractlError]]:
+    return {of}.union(*(tree(child) for child in of.__subclasses__()))
+
+
+def test_every_error_has_an_id_of_its_own() -> None:
+    ids = [error.id for error in tree(errors.VoxtractlError) if "id" in vars(error)]
+    assert len(ids) == len(set(ids))
