@@ -116,8 +116,10 @@ def read(text: str) -> Text:
                 if value[:1] == ">":
                     value = value[1:]
                 entries.append(Entry(key.rstrip(_BLANKS), value.lstrip(_BLANKS), number))
-    if block:
+    if block > 0:
         faults.append(Fault(opened, "a block comment that never ends", "close it with --;"))
+    elif block < 0:
+        faults.append(Fault(opened, "a --; that closes nothing hides all that follows", "remove it"))
     return Text(sections, directives, faults)
 
 
@@ -207,30 +209,30 @@ def _uncommented(raw: str, block: int) -> tuple[str, int]:
     r"""What Asterisk keeps of a line, and how many block comments are open after it.
 
     ``\;`` is a semicolon; ``;--`` opens a block unless a third ``-`` follows; ``--;`` closes one; any other
-    ``;`` cuts the line.
+    ``;`` cuts the line. A ``--;`` that closes nothing counts down too, and from then on Asterisk ignores
+    every line until a ``;--`` (measured): -1 blocks are open.
     """
-    kept: list[str] = []
-    i = 0
-    while i < len(raw):
-        char = raw[i]
-        if block:
-            if raw.startswith("--;", i):
-                block -= 1
-                i += 3
-            elif raw.startswith(";--", i) and raw[i + 3 : i + 4] != "-":
-                block += 1
-                i += 3
-            else:
-                i += 1
-        elif char != ";":
-            kept.append(char)
-            i += 1
-        elif kept and kept[-1] == "\\" and raw[i - 1] == "\\":
-            kept[-1] = ";"
-            i += 1
-        elif raw.startswith(";--", i) and raw[i + 3 : i + 4] != "-":
-            block = 1
-            i += 3
+    text = raw
+    kept = ""
+    live = -1 if block else 0  # where the text that counts begins; -1 inside a block
+    search = 0
+    while (i := text.find(";", search)) >= 0:
+        if i > search and text[i - 1] == "\\":
+            text = text[: i - 1] + text[i:]
+            search = i
+        elif text.startswith(";--", i) and text[i + 3 : i + 4] != "-":
+            block += 1
+            search = i + 3
+            if live >= 0:
+                kept += text[live:i]
+                live = -1
+        elif i >= search + 2 and text.startswith("--", i - 2):
+            block -= 1
+            search = i + 1
+            if not block:
+                live = search
+        elif block:
+            search = i + 1
         else:
-            break
-    return "".join(kept), block
+            text = text[:i]
+    return kept + text[live:] if live >= 0 else kept, block

@@ -252,6 +252,7 @@ class _Renderer:
             "codecs": ",".join(trunk.codecs),
             "transport": trunk.transport,
             "register": trunk.register,
+            "caller_ids": tenant.outbound.caller_ids if tenant.outbound else (),
         }
 
     def _fragment(self, tenant: Tenant, kind: str, values: dict[str, Any]) -> tuple[str, str]:
