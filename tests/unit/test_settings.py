@@ -47,7 +47,10 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, v
 
 
 def test_without_variables_pydantic_is_not_loaded() -> None:
-    code = "import sys; from voxtractl.settings import Settings; Settings.load({}); print('pydantic' in sys.modules)"
+    code = (
+        "import sys; from voxtractl.settings import Settings\n"
+        "Settings.load({}); print('pydantic' in sys.modules)"
+    )
     env = {k: v for k, v in os.environ.items() if not k.startswith("VOXTRACTL_")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout == "False\n"
