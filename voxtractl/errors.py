@@ -130,6 +130,8 @@ class UsageFault(VoxtractlError):
 
 
 class ConfigError(VoxtractlError):
+    """Something that was written for voxtractl is wrong; no node was touched."""
+
     id = "config"
     exit_code = 3
 
@@ -175,6 +177,8 @@ class FleetError(_WithReasons, ConfigError):
 
 
 class RenderError(VoxtractlError):
+    """The files for Asterisk cannot be made; no node was touched."""
+
     id = "render"
     exit_code = 3
 
@@ -216,6 +220,8 @@ class LintFailed(_WithReasons, RenderError):
 
 
 class PlanRefused(VoxtractlError):
+    """What was asked for is refused; no node was changed."""
+
     id = "plan"
     exit_code = 4
 
@@ -249,6 +255,8 @@ class NodeLocked(PlanRefused):
 
 
 class NodeError(VoxtractlError):
+    """Something is wrong with one node; ``details['node']`` names it."""
+
     id = "node"
     exit_code = 5
 
@@ -268,11 +276,15 @@ class NodeError(VoxtractlError):
 
 
 class NodeUnreachable(NodeError):
+    """The node, or Asterisk on it, does not answer."""
+
     id = "node.unreachable"
     retryable = True
 
 
 class NodeAuthFailed(NodeError):
+    """The node refuses the key, the user or the password."""
+
     id = "node.auth"
 
 
@@ -348,23 +360,33 @@ class AriError(VoxtractlError):
 
 
 class AriUnreachable(AriError):
+    """Asterisk does not answer at the address of its ARI."""
+
     id = "ari.unreachable"
     retryable = True
 
 
 class AriAuthFailed(AriError):
+    """Asterisk refuses the user or password of its ARI."""
+
     id = "ari.auth"
 
 
 class NotFound(AriError):
+    """Asterisk has no such thing."""
+
     id = "ari.not-found"
 
 
 class Conflict(AriError):
+    """Asterisk cannot do it in the state it is in."""
+
     id = "ari.conflict"
 
 
 class BadRequest(AriError):
+    """Asterisk does not understand the request."""
+
     id = "ari.bad-request"
 
 
