@@ -13,6 +13,7 @@ from typing import Protocol
 import pytest
 
 from tests.tools.bundles import bundle_of, manifest_for, record_for
+from tests.tools.sshd import SFTP_ONLY, Sshd
 from voxtractl.deploy.plan import Drift, diff
 from voxtractl.deploy.revision import FileRecord, Manifest
 from voxtractl.deploy.store import open_store
@@ -120,15 +121,26 @@ def node_with(store: str) -> Node:
     )
 
 
-@pytest.fixture(params=["memory", "local"])
-def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
+@pytest.fixture(params=["memory", "local", "shell", "sftp"])
+def ground(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Ground]:
     if request.param == "memory":
         yield MemoryGround(tmp_path.name)
         forget(tmp_path.name)
         return
     root = tmp_path / "asterisk" / "voxtractl"
     root.mkdir(parents=True)
-    yield DiskGround(node_with(f"local:{root}"), root)
+    if request.param == "local":
+        yield DiskGround(node_with(f"local:{root}"), root)
+        return
+    server: Sshd = request.getfixturevalue("sshd")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "config" / "voxtractl").mkdir(parents=True)
+    (tmp_path / "config" / "voxtractl" / "known_hosts").write_text(server.known_hosts.read_text())
+    key = server.key(SFTP_ONLY if request.param == "sftp" else "")
+    yield DiskGround(replace(node_with(server.url(root)), identity=str(key)), root)
 
 
 def store_of(ground: Ground) -> Store:

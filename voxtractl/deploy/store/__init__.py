@@ -34,6 +34,10 @@ def open_store(node: Node, *, known_hosts: Path | None = None, timeout: float = 
         from voxtractl.deploy.store.memory import MemoryStore
 
         return MemoryStore(node, place.path)
-    from voxtractl.deploy.store.local import LocalStore
+    if place.scheme == "local":
+        from voxtractl.deploy.store.local import LocalStore
 
-    return LocalStore(node, Path(place.path))
+        return LocalStore(node, Path(place.path))
+    from voxtractl.deploy.store.sftp import SftpStore
+
+    return SftpStore(node, place, known_hosts=known_hosts, timeout=timeout)

@@ -139,22 +139,25 @@ class Folder:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as exc:
                     raise layout.locked(self._node, os.pread(fd, 4096, 0).decode("utf-8", "replace")) from exc
-                self._refuse_lease()
+                # First our name, then a look for a lease; who takes a lease does it the other way round, so
+                # that of two who come at the same instant one sees the other.
                 since = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
                 text = layout.holder_text(holder, pid=os.getpid(), host=platform.node(), since=since)
                 self._hand_over(fd, self._group())
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, text.encode(), 0)
+                self._refuse_lease(fd)
             except BaseException:
                 os.close(fd)
                 raise
         return fd
 
-    def _refuse_lease(self) -> None:
+    def _refuse_lease(self, lock: int) -> None:
         """A key that may only do SFTP cannot flock: its lock is a file, dead when it rests for long."""
         lease = self._root / layout.LEASE
         with suppress(FileNotFoundError):
             if time.time() - lease.lstat().st_mtime < layout.LEASE_SECONDS:
+                os.ftruncate(lock, 0)
                 raise layout.locked(self._node, (_content(lease) or b"").decode("utf-8", "replace"))
             lease.unlink()
 
@@ -221,7 +224,7 @@ class Folder:
         room = os.statvfs(self._root)
         wanted, free = layout.room_needed(files), room.f_bavail * room.f_frsize
         if free < wanted:
-            raise layout.disk_full(self._node, wanted, free)
+            raise layout.disk_full(self._node, free)
         if room.f_files and room.f_favail < 2 * len(files):
             raise OSError(errno.ENOSPC, "no inodes are left on the disk")
 
@@ -264,7 +267,7 @@ class Folder:
         """Read everything back from where Asterisk will read it, and sync it on the way."""
         staged = dict(self._walk(stage, group))
         if _content(stage / layout.MANIFEST) != files[layout.MANIFEST]:
-            raise layout.not_as_sent(self._node, manifest.revision, [f"{layout.MANIFEST} (changed)"])
+            raise layout.not_as_sent(self._node, [f"{layout.MANIFEST} (changed)"])
         staged.pop(layout.MANIFEST)
         layout.check_stage(self._node, manifest, staged)
         for path in files:
@@ -274,7 +277,7 @@ class Folder:
             _sync(folder)
         for folder in (self._config, self._root, self._root / layout.RELEASES):
             if not _readable(folder.stat(), group, 0o1):
-                raise layout.unreadable(self._node, manifest.revision, [str(folder)])
+                raise layout.unreadable(self._node, [str(folder)])
 
     def point(self, target: str | None) -> None:
         """The flip: one rename of the link, then a sync of the folder that holds it."""

@@ -41,6 +41,7 @@ __all__ = [
     "hint_for",
     "history_of",
     "holder_text",
+    "is_folder",
     "is_revision",
     "locked",
     "manifest_or_error",
@@ -53,6 +54,7 @@ __all__ = [
     "revision_of",
     "room_needed",
     "snapshot_of",
+    "stays",
     "unreadable",
 ]
 
@@ -121,13 +123,8 @@ def check_release_change(
     """Raises StoreError when a release that is to be removed or renamed is the current one."""
     for name in (*drop, *aside, *aside.values()):
         check_release(node, name)
-    if current is not None and (current in drop or current in aside):
-        raise StoreError(
-            f"release {current} is current on {node} and stays where it is",
-            node=node,
-            hint="make another revision current first",
-            details={"path": f"{RELEASES}/{current}"},
-        )
+        if name == current:
+            raise stays(node, name)
 
 
 def revision_of(link: str | None) -> str | None:
@@ -210,8 +207,8 @@ def check_stage(node: str, manifest: Manifest, staged: Mapping[str, FileState]) 
     if not wrong:
         return
     if all(d.what == "unreadable" for d in wrong):
-        raise unreadable(node, manifest.revision, [d.path for d in wrong])
-    raise not_as_sent(node, manifest.revision, [f"{d.path} ({d.what})" for d in wrong])
+        raise unreadable(node, [d.path for d in wrong])
+    raise not_as_sent(node, [f"{d.path} ({d.what})" for d in wrong])
 
 
 def facts_of(
@@ -340,22 +337,27 @@ def already_current(node: str, revision: str) -> StoreError:
     )
 
 
-def unreadable(node: str, revision: str, paths: Sequence[str]) -> StoreError:
+def is_folder(mode: int) -> bool:
+    """True for the mode bits of a folder."""
+    return stat.S_ISDIR(mode)
+
+
+def unreadable(node: str, paths: Sequence[str]) -> StoreError:
     return refused(
         node,
-        f"make {revision} current",
+        "make the new release current",
         f"Asterisk's group could not read {_some(paths)}",
-        path=f"{STAGE}{revision}",
+        path=paths[0] if paths else STAGE,
         hint="make the user that pushes a member of that group, and the store folder mode 2750 of that group",
     )
 
 
-def not_as_sent(node: str, revision: str, paths: Sequence[str]) -> StoreError:
+def not_as_sent(node: str, paths: Sequence[str]) -> StoreError:
     return refused(
         node,
-        f"make {revision} current",
+        "make the new release current",
         f"what arrived is not what was sent: {_some(paths)}",
-        path=f"{STAGE}{revision}",
+        path=paths[0] if paths else STAGE,
         hint="push again; if it happens again, something on the node changes the files",
     )
 
@@ -375,12 +377,21 @@ def _some(words: Sequence[str]) -> str:
     return ", ".join(words[:3]) + (", …" if len(words) > 3 else "")
 
 
-def disk_full(node: str, wanted: int, free: int) -> StoreError:
+def stays(node: str, revision: str) -> StoreError:
     return StoreError(
-        f"the disk of {node} is too full to stage a release: {wanted} bytes are wanted, {free} are free",
+        f"release {revision} is current on {node} and stays where it is",
+        node=node,
+        hint="make another revision current first",
+        details={"path": f"{RELEASES}/{revision}"},
+    )
+
+
+def disk_full(node: str, free: int) -> StoreError:
+    return StoreError(
+        f"the disk of {node} is too full to stage a release: only {free} bytes are free",
         node=node,
         hint="make room on the node; nothing was changed",
-        details={"wanted": wanted, "free": free},
+        details={"free": free},
     )
 
 

@@ -103,7 +103,7 @@ class MemoryStore:
         layout.check_release(self._node, manifest.revision)
         release = {**files, layout.MANIFEST: manifest.to_json()}
         if there.free_bytes < layout.room_needed(release):
-            raise layout.disk_full(self._node, layout.room_needed(release), there.free_bytes)
+            raise layout.disk_full(self._node, there.free_bytes)
         if there.current == f"{layout.RELEASES}/{manifest.revision}":
             raise layout.already_current(self._node, manifest.revision)
         staged = {path: self._state(there, path, content) for path, content in files.items()}

@@ -1,0 +1,19 @@
+"""Fixtures any test may ask for; what is costly starts once a session, and only when it is asked for."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.tools.sshd import Sshd
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Sshd]":
+    """A private OpenSSH server on loopback."""
+    from tests.tools.sshd import start_sshd
+
+    server = start_sshd(tmp_path_factory.mktemp("sshd"))
+    yield server
+    server.stop()
