@@ -5,6 +5,7 @@ an answer of Asterisk. The lab and the document are gone afterwards; ``--keep`` 
 """
 
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -55,17 +56,18 @@ def demo(
 
     started = monotonic()
     folder = Path(tempfile.mkdtemp(prefix="voxtractl-demo-"))
+    name = f"demo-{os.getpid()}"  # two demos at once do not meet
     before = context.settings()
     try:
         with _quiet_stdout():
             show.note("A private Asterisk (the first time on a machine takes half a minute):")
-            lab = labs.up("demo", report=lambda line: show.note(f"  {line}"))
+            lab = labs.up(name, report=lambda line: show.note(f"  {line}"))
             steps = [Step("a private Asterisk", f"{lab.version} on {lab.ari_url}", monotonic() - started)]
             steps += _flow(lab, folder)
     finally:
         context.configure(before)
         if not keep:
-            labs.purge("demo")
+            labs.purge(name)
             shutil.rmtree(folder)
     seconds = monotonic() - started
     show.emit(
@@ -74,7 +76,7 @@ def demo(
             "steps": [{"what": s.what, "answer": s.answer, "seconds": round(s.seconds, 2)} for s in steps],
             "folder": str(folder) if keep else None,
         },
-        lambda: _summary(steps, seconds, folder if keep else None),
+        lambda: _summary(steps, seconds, folder if keep else None, name),
     )
 
 
@@ -91,15 +93,15 @@ def _flow(lab: "Lab", folder: Path) -> list[Step]:
 
     step("Asterisk told to read the store", "2 lines in 3 files", (("node", "init", "lab", "--yes"), 0))
     step("the document is sound", f"{len(TENANTS)} tenants", (("config", "check"), 0))
-    step("what a push would do", "shown, nothing touched", (("dialplan", "plan", "--exit-code"), 6))
+    step("what will be pushed is sound", "nothing touched yet", (("dialplan", "lint"), 0))
     dids = _dids(config)
     step("pushed, reloaded, proven", f"{len(dids)} DIDs live", (("dialplan", "push", "--yes"), 0))
     broken = lab.store_dir / "current" / "extensions" / "beta.conf"
-    show.note(f"\nNow break one tenant on purpose: half a line at the end of {broken.name}.")
-    with broken.open("a") as file:
-        file.write("\n[voxtra-beta-\n")
+    show.note(f"\nNow break one tenant on purpose: the second half of {broken.name} is cut off.")
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
     step(
-        "one tenant broken by hand, reloaded",
+        "one tenant's file cut in half, reloaded",
         "refused; Asterisk kept the old dialplan",
         (("dialplan", "reload"), 8),
     )
@@ -178,10 +180,10 @@ def _quiet_stdout() -> Iterator[None]:
         yield
 
 
-def _summary(steps: Sequence[Step], seconds: float, kept: Path | None) -> str:
+def _summary(steps: Sequence[Step], seconds: float, kept: Path | None, name: str) -> str:
     rows = [(s.what, s.answer, f"{s.seconds:.2f}") for s in steps]
     lines = ["", show.table(("WHAT", "WHAT ASTERISK SHOWED", "SECONDS"), rows), ""]
     lines.append(show.paint(f"All of it on a real Asterisk, in {seconds:.1f} s.", "green"))
     if kept is not None:
-        lines.append(f"Kept: cd {kept}; the lab is `voxtractl lab status --name demo`.")
+        lines.append(f"Kept: cd {kept}; the lab is `voxtractl lab status --name {name}`.")
     return "\n".join(lines)

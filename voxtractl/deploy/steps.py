@@ -166,7 +166,8 @@ async def push(
             base=snapshot.revision,
             tool=options.tool,
         )
-        touched = {change.slug for change in plan.changes if change.action != "delete"}
+        # After a hand edit nobody knows which tenants it meant: all are proven.
+        touched = None if plan.drift else {change.slug for change in plan.changes}
 
         async def change() -> None:
             report(bundle.node, "push")
@@ -440,10 +441,10 @@ async def _reload(ari: ARIClient, node: str, kinds: Collection[str], report: Rep
             if exc.status != 409:
                 raise _of_node(node, exc) from exc
             raise ReloadFailed(
-                f"Asterisk refused to load {kind} and kept what it had ({exc.message})",
+                f"Asterisk refused to load {kind} and kept what it had",
                 node=node,
                 hint="its log names the file and the line",
-                details={"kind": kind},
+                details={"kind": kind, "answer": exc.message},
             ) from exc
 
 
