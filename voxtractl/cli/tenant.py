@@ -6,7 +6,6 @@ does lives in ``voxtractl.cli.dialplan``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,7 +83,7 @@ def add(
         None, "--deny", help="Prefix that may not; repeatable.", show_default=False
     ),
     push: bool = PUSH,
-) -> Any:
+) -> None:
     """Add a tenant to the document; with --node, for these nodes only.
 
     With a tenants.d folder beside the document the tenant gets its own file there.
@@ -114,7 +113,7 @@ def add(
     }
     settings = context.settings()
     file = _add(settings.config, slug, _filled(values))
-    return _done({"tenant": slug, "file": file, "changed": True}, f"{slug} added to {file}", push)
+    _done({"tenant": slug, "file": file, "changed": True}, f"{slug} added to {file}", push)
 
 
 @app.command("set")
@@ -125,16 +124,16 @@ def set_(
         help='max_channels=20, trunk.host=…, dids=+2651,+2652; "KEY=" removes the key.',
     ),
     push: bool = PUSH,
-) -> Any:
+) -> None:
     """Change keys of a tenant; everything else in the file stays as it is."""
     values = dict(_assignment(text) for text in changes)
     file, changed = _set(context.settings().config, slug, values)
     text = f"{slug} changed in {file}" if changed else f"{slug} is so already"
-    return _done({"tenant": slug, "file": file, "changed": changed}, text, push)
+    _done({"tenant": slug, "file": file, "changed": changed}, text, push)
 
 
 @app.command()
-def remove(slug: str = SLUG, push: bool = PUSH) -> Any:
+def remove(slug: str = SLUG, push: bool = PUSH) -> None:
     """Remove a tenant from the document; its numbers then belong to nobody."""
     settings = context.settings()
     tenant = _tenant(_fleet(settings.config), slug, settings.config)
@@ -142,7 +141,7 @@ def remove(slug: str = SLUG, push: bool = PUSH) -> Any:
     if not show.confirm(f"Remove {slug} ({count}) from {tenant.file}?"):
         raise UsageFault("nothing was removed", hint="answer y, or add --yes")
     file = _remove(settings.config, slug)
-    return _done({"tenant": slug, "file": file, "changed": True}, f"{slug} removed from {file}", push)
+    _done({"tenant": slug, "file": file, "changed": True}, f"{slug} removed from {file}", push, removed=1)
 
 
 @app.command("list")
@@ -296,13 +295,15 @@ def _refuse_unknown(values: Mapping[str, Any], file: str, slug: str) -> None:
         raise FleetError("unknown key; nothing was written", [Reason(file, 0, 0, path, "unknown key", todo)])
 
 
-def _done(data: Mapping[str, Any], text: str, push: bool) -> Any:
+def _done(data: Mapping[str, Any], text: str, push: bool, *, removed: int = 0) -> None:
     """The end of a change: say so, or go on to the push, which then says it all."""
     if not push:
         show.emit(data, text)
-        return None
+        return
+    from voxtractl.cli.dialplan import push_after_edit
+
     show.note(text)
-    return import_module("voxtractl.cli.dialplan").push_after_edit(context.settings())
+    push_after_edit(context.settings(), removed=removed)
 
 
 # --- what was typed ---------------------------------------------------------------------------------------

@@ -12,8 +12,6 @@ import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
-import tomli
-
 from voxtractl import naming
 from voxtractl.errors import FleetError, Reason
 from voxtractl.files import Source
@@ -21,7 +19,7 @@ from voxtractl.model import fleet as rules
 from voxtractl.model import forms
 from voxtractl.model.fleet import SLUG_TAG, Defaults, Fleet
 from voxtractl.model.forms import BAD, Check, Fault, Faults, each, number, table
-from voxtractl.model.layout import Key, Layout, line_col, scan, spell
+from voxtractl.model.layout import Key, Layout, NotToml, line_col, read, scan, spell
 from voxtractl.model.node import Node
 from voxtractl.model.tenant import Fallback, Outbound, Queue, Tenant, Trunk
 from voxtractl.settings import SecretRef
@@ -84,8 +82,15 @@ class Finder:
         self._layouts: dict[str, Layout] = {}
 
     def layout(self, file: str) -> Layout:
+        """The layout of a file; an empty one when it is not TOML."""
         if file not in self._layouts:
-            self._layouts[file] = scan(self._texts[file])
+            text = self._texts[file]
+            try:
+                read(text)
+            except NotToml:
+                self._layouts[file] = Layout()
+            else:
+                self._layouts[file] = scan(text)
         return self._layouts[file]
 
     def exact(self, file: str, key: Key) -> tuple[int, int] | None:
@@ -328,19 +333,10 @@ class _Reader:
 
     def _tables(self, source: Source) -> dict[str, Any] | None:
         try:
-            return tomli.loads(source.text)
-        except tomli.TOMLDecodeError as exc:
-            line, col = exc.lineno, exc.colno
-            what, todo = f"this is not TOML: {_lower(exc.msg)}", "correct this line or the one before"
-        except RecursionError:
-            line, col, what, todo = 1, 1, "this is not TOML: brackets nested too deep", "remove the brackets"
-        except ValueError:  # an integer of more than 4300 digits
-            line, col, what, todo = 1, 1, "a number has too many digits", "correct the number"
-        if source.text.startswith("\ufeff"):
-            line, col, what = 1, 1, "the file begins with a byte order mark"
-            todo = "save it as UTF-8 without BOM"
-        self.reasons.append(Reason(source.file, line, col, "", what, todo))
-        return None
+            return read(source.text)
+        except NotToml as exc:
+            self.reasons.append(Reason(source.file, exc.line, exc.col, "", exc.what, exc.todo))
+            return None
 
     def _members(self, top: Mapping[str, Any], key: str, example: str) -> Iterable[tuple[str, Any]]:
         members = top.get(key, {})
@@ -435,10 +431,6 @@ class _Reader:
         for part in ("trunk", "outbound"):
             if part not in raw:
                 self.faults.add(key, f"a fallback number needs an own {part}", f"add [{spell((*at, part))}]")
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
 
 
 def known_keys() -> Mapping[str, tuple[str, ...]]:

@@ -9,10 +9,8 @@ with what was asked for; a text that cannot be changed safely is refused, not gu
 from collections.abc import Mapping
 from typing import Any, Final
 
-import tomli
-
 from voxtractl.errors import DocumentError
-from voxtractl.model.layout import Key, Layout, Statement, scan, spell
+from voxtractl.model.layout import Key, Layout, NotToml, Statement, read, scan, spell
 
 __all__ = ["add_tenant", "has_statements", "remove_tenant", "set_values"]
 
@@ -22,11 +20,12 @@ _INLINE: Final = frozenset({"fallback"})  # tables that read best on one line
 def add_tenant(text: str, slug: str, values: Mapping[str, Any], *, file: str = "") -> str:
     """The text with a new tenant at its end. Raises DocumentError when the text cannot take it."""
     key: Key = ("tenants", slug)
+    before = _read(text, file)
     end = _line_end(text)
     gap = "" if not text else end if text.endswith("\n") else end * 2
     if text.endswith((end * 2, "\n\n")):
         gap = ""
-    return _checked(text, text + gap + _section(key, values, end), {key: values}, file)
+    return _checked(before, text + gap + _section(key, values, end), {key: values}, file)
 
 
 def set_values(text: str, slug: str, values: Mapping[str, Any], *, file: str = "") -> str:
@@ -35,16 +34,17 @@ def set_values(text: str, slug: str, values: Mapping[str, Any], *, file: str = "
     ``{"trunk.host": "sip.example", "max_channels": None}``. Raises DocumentError when it cannot be done.
     """
     changes: dict[Key, Any] = {("tenants", slug, *dotted.split(".")): v for dotted, v in values.items()}
-    new = text
+    before, new = _read(text, file), text
     for key, value in changes.items():
         new = _unset(new, key) if value is None else _set(new, key, value)
-    return _checked(text, new, changes, file)
+    return _checked(before, new, changes, file)
 
 
 def remove_tenant(text: str, slug: str, *, file: str = "") -> str:
     """The text without this tenant and the comment right above it."""
     key: Key = ("tenants", slug)
-    return _checked(text, _unset(text, key), {key: None}, file)
+    before = _read(text, file)
+    return _checked(before, _unset(text, key), {key: None}, file)
 
 
 def has_statements(text: str) -> bool:
@@ -70,7 +70,7 @@ def _insert(text: str, layout: Layout, key: Key, value: Any) -> str:
     parent, name = key[:-1], str(key[-1])
     if parent in layout.values:  # inside an inline table: that one value is written anew
         start, end = layout.values[parent]
-        return text[:start] + _spelled({**_read(text[start:end]), name: value}) + text[end:]
+        return text[:start] + _spelled({**_value(text[start:end]), name: value}) + text[end:]
     as_section = isinstance(value, Mapping) and name not in _INLINE
     at = _header_of(layout, parent)
     if at is not None and not as_section:
@@ -114,7 +114,7 @@ def _unset(text: str, key: Key) -> str:
     if not parent or key not in layout.places:
         return text  # nothing to remove
     start, end = layout.values[parent]
-    return text[:start] + _spelled(_changed(_read(text[start:end]), key[len(parent) :], None)) + text[end:]
+    return text[:start] + _spelled(_changed(_value(text[start:end]), key[len(parent) :], None)) + text[end:]
 
 
 def _cut(text: str, run: list[Statement]) -> str:
@@ -213,21 +213,30 @@ def _line_end(text: str) -> str:
     return "\r\n" if first > 0 and text[first - 1] == "\r" else "\n"
 
 
-def _read(value: str) -> Any:
-    return tomli.loads(f"value = {value}")["value"]
+def _value(spelled: str) -> Any:
+    return read(f"value = {spelled}")["value"]
 
 
 # --- the proof --------------------------------------------------------------------------------------------
 
 
-def _checked(before: str, after: str, changes: Mapping[Key, Any], file: str) -> str:
-    """``after``, if it says what ``before`` said plus the changes, and nothing else."""
-    wanted = tomli.loads(before)
+def _read(text: str, file: str) -> dict[str, Any]:
+    try:
+        return read(text)
+    except NotToml as exc:
+        raise DocumentError(
+            exc.what, file=file or "the document", line=exc.line, col=exc.col, hint=exc.todo
+        ) from exc
+
+
+def _checked(before: dict[str, Any], after: str, changes: Mapping[Key, Any], file: str) -> str:
+    """``after``, if it says what was there before plus the changes, and nothing else."""
+    wanted = before
     for key, value in changes.items():
         wanted = _changed(wanted, key, value)
     try:
-        found = tomli.loads(after)
-    except tomli.TOMLDecodeError as exc:
+        found = read(after)
+    except NotToml as exc:
         raise _unsafe(changes, file) from exc
     if found != wanted and _pruned(found) != _pruned(wanted):
         raise _unsafe(changes, file)

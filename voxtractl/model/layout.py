@@ -7,9 +7,11 @@ A test compares both on random documents: every key that tomli knows is found he
 
 import re
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-__all__ = ["Key", "Layout", "Statement", "line_col", "scan", "spell"]
+import tomli
+
+__all__ = ["Key", "Layout", "NotToml", "Statement", "line_col", "read", "scan", "spell"]
 
 Key = tuple[str | int, ...]  # ("tenants", "acme", "dids", 0)
 
@@ -40,6 +42,31 @@ class Layout:
     places: dict[Key, int] = field(default_factory=dict)  # the text of the key; of an array's element itself
     values: dict[Key, tuple[int, int]] = field(default_factory=dict)  # what stands right of the `=`
     statements: list[Statement] = field(default_factory=list)
+
+
+class NotToml(Exception):
+    """The text cannot be read at all; translated into an error of the document where its file is known."""
+
+    def __init__(self, line: int, col: int, what: str, todo: str) -> None:
+        super().__init__(what)
+        self.line, self.col, self.what, self.todo = line, col, what, todo
+
+
+def read(text: str) -> dict[str, Any]:
+    """What a text means. Raises NotToml with the place of the first error."""
+    try:
+        return tomli.loads(text)
+    except tomli.TOMLDecodeError as exc:
+        if text.startswith("\ufeff"):
+            what = "the file begins with a byte order mark"
+            raise NotToml(1, 1, what, "save it as UTF-8 without BOM") from exc
+        what = f"this is not TOML: {exc.msg[:1].lower()}{exc.msg[1:]}"
+        raise NotToml(exc.lineno, exc.colno, what, "correct this line or the one before") from exc
+    except RecursionError as exc:
+        what = "this is not TOML: brackets nested too deep"
+        raise NotToml(1, 1, what, "remove the brackets") from exc
+    except ValueError as exc:  # an integer of more than 4300 digits
+        raise NotToml(1, 1, "a number has too many digits", "correct the number") from exc
 
 
 def spell(key: Key) -> str:
@@ -110,8 +137,6 @@ class _Scan:
         end = self._skip(_TOKEN, pos)
         raw = self.text[pos:end]
         if "\\" in raw and quote == '"':
-            import tomli
-
             return next(iter(tomli.loads(f"{raw} = 0"))), end
         return raw[1:-1], end
 
