@@ -42,10 +42,14 @@ class ARIClient:
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        from aiohttp import BasicAuth, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+        from base64 import b64encode
 
+        from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+
+        # aiohttp's own BasicAuth is deprecated, and what replaces it is not in 3.11.
+        secret = b64encode(f"{self._user}:{self._password.reveal()}".encode()).decode()
         self._session = ClientSession(
-            auth=BasicAuth(self._user, self._password.reveal()),
+            headers={"Authorization": f"Basic {secret}"},
             connector=TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE),
             timeout=ClientTimeout(total=self._timeout),
             cookie_jar=DummyCookieJar(),
