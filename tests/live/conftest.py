@@ -7,6 +7,8 @@ test, and a developer's machine skips it with the reason. Tests leave a shared l
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -19,6 +21,7 @@ from voxtractl.lab import Lab, names, purge, up
 HERE = Path(__file__).parent
 
 LabFactory = Callable[[], Lab]
+NodeDocument = Callable[..., Path]  # (tenants_toml="", *, lab=…, init=True) → path of tenants.toml
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,3 +75,35 @@ def own_lab() -> Iterator[LabFactory]:
     finally:
         for name in made:
             purge(name)
+
+
+@pytest.fixture
+def node_document(lab: Lab, tmp_path: Path) -> Iterator[NodeDocument]:
+    """Makes a document whose only node, ``lab``, is a lab, and prepares it; the shared lab is restored after.
+
+    In a process of its own, so that async tests can use it as well.
+    """
+    shared = lab
+
+    def make(tenants_toml: str = "", *, lab: Lab = shared, init: bool = True) -> Path:
+        path = tmp_path / "tenants.toml"
+        path.write_text(
+            f"""\
+[nodes.lab]
+ari = "{lab.ari_url}"
+ari_user = "{lab.ari_user}"
+ari_password_file = "{lab.ari_password_file}"
+store = "local:{lab.store_dir}"
+
+{tenants_toml}"""
+        )
+        if init:
+            words = ["--config", str(path), "node", "init", "--yes"]
+            done = subprocess.run(
+                [sys.executable, "-m", "voxtractl", *words], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+        return path
+
+    yield make
+    shared.restore()
