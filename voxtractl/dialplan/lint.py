@@ -30,6 +30,8 @@ LINE_MAX: Final = 8000  # bytes; Asterisk skips a line above 8191 and says 204 (
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _LABEL: Final = re.compile(r"v-[0-9a-z]{1,40}")
 _BRACKETS: Final = re.compile(r"[^()\[\]{}]+")
+# A pattern of numbers: it cannot take h, i, s or t.
+_NUMBERS_ONLY: Final = re.compile(r"_(?:[+0-9XZN]|\[[-+0-9*#]+\])")
 _PAIRS: Final = ("()", "[]", "{}")
 
 _CONTEXTS: Final = (
@@ -293,7 +295,7 @@ def _foreign(
             return
         if exten[:1] != "_":
             yield _reason(file, step.line, context, f"{exten} in the shared file", "it belongs to a tenant")
-        elif exten[1:2] not in ("+", "X", "[") or exten.startswith("_[^"):
+        elif not _NUMBERS_ONLY.match(exten):2] not in ("+", "X", "[") or exten.startswith("_[^"):
             yield _reason(
                 file, step.line, context, f"{exten} may take h, i, s and t too", "begin with [+0-9]"
             )

@@ -18,7 +18,7 @@ __all__ = ["Directive", "Entry", "Fault", "Section", "Step", "Text", "exten_key"
 
 _BLANKS: Final = "".join(map(chr, range(33)))  # what ast_strip takes off: everything up to the blank
 _SECTION: Final = re.compile(r"\[([^\]]*)\](?:\(([^)]*)\))?(.*)", re.DOTALL)
-_PRIORITY: Final = re.compile(r"(?:([0-9]+)|([ns])(?:\+([0-9]+))?)(?:\(([^)]*)\))?")
+_PRIORITY: Final = re.compile(r"([0-9]+|[ns])(?:\+([0-9]+))?(?:\(([^)]*)\))?")
 
 
 class Fault(NamedTuple):
@@ -159,9 +159,8 @@ def steps(section: Section, faults: list[Fault] | None = None) -> Iterator[Step]
                     Fault(line, f"{given!r} is not a priority", "write 1 for the first, n for the next")
                 )
                 continue
-            fixed, relative, plus, named = match.groups()
-            step = int(plus or 0) + (relative == "n")
-            last = int(fixed) if fixed else last + step
+            start, plus, named = match.groups()
+            last = (last + (start == "n") if start in "ns" else int(start)) + int(plus or 0)
             label = (named or "").strip(_BLANKS)
         if not comma:
             told.append(Fault(line, "a priority without an application", "write an application after it"))
