@@ -17,7 +17,7 @@ from voxtractl.errors import DocumentError, FleetError, Reason, UsageFault
 from voxtractl.files import Source
 from voxtractl.model import document
 from voxtractl.model.fleet import Fleet
-from voxtractl.model.layout import Key
+from voxtractl.model.keys import Key
 from voxtractl.model.tenant import Tenant
 
 __all__ = ["app"]
@@ -266,10 +266,9 @@ def _check(sources: Sequence[Source], new: Source, slug: str) -> None:
 
 def _source_of(sources: Sequence[Source], slug: str, config: Path) -> Source:
     found = document.place(sources, ("tenants", slug))
-    if found is None:
-        _tenant(document.parse(sources), slug, config)  # raises, with what was probably meant
-        raise UsageFault(f"there is no tenant {slug} in {config}", hint="voxtractl tenant list")
-    return next(source for source in sources if source.file == found[0])
+    # Not at a glance: the whole document is read, and its errors or the tenant that was meant are told.
+    file = found[0] if found else _tenant(document.parse(sources), slug, config).file
+    return next(source for source in sources if source.file == file)
 
 
 def _refuse_unknown(values: Mapping[str, Any], file: str, slug: str) -> None:

@@ -10,7 +10,7 @@ well under a second, and that is the way every command takes. Changing a documen
 import contextlib
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from voxtractl import naming
 from voxtractl.errors import FleetError, Reason
@@ -19,10 +19,13 @@ from voxtractl.model import fleet as rules
 from voxtractl.model import forms
 from voxtractl.model.fleet import SLUG_TAG, Defaults, Fleet
 from voxtractl.model.forms import BAD, Check, Fault, Faults, each, number, table
-from voxtractl.model.layout import Key, Layout, NotToml, line_col, read, scan, spell
+from voxtractl.model.keys import Key, NotToml, read, spell
 from voxtractl.model.node import Node
 from voxtractl.model.tenant import Fallback, Outbound, Queue, Tenant, Trunk
 from voxtractl.settings import SecretRef
+
+if TYPE_CHECKING:
+    from voxtractl.model.layout import Layout
 
 __all__ = ["Finder", "Source", "known_keys", "parse", "place", "slug_fault"]
 
@@ -81,8 +84,10 @@ class Finder:
         self.first = sources[0].file if sources else ""
         self._layouts: dict[str, Layout] = {}
 
-    def layout(self, file: str) -> Layout:
+    def layout(self, file: str) -> "Layout":
         """The layout of a file; an empty one when it is not TOML."""
+        from voxtractl.model.layout import Layout, scan
+
         if file not in self._layouts:
             text = self._texts[file]
             try:
@@ -94,6 +99,8 @@ class Finder:
         return self._layouts[file]
 
     def exact(self, file: str, key: Key) -> tuple[int, int] | None:
+        from voxtractl.model.layout import line_col
+
         offset = self.layout(file).places.get(key)
         return None if offset is None else line_col(self._texts[file], offset)
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from voxtractl.errors import DocumentError
-from voxtractl.model.layout import Key, Layout, NotToml, Statement, read, scan, spell
+from voxtractl.model.keys import Key, NotToml, read, spell
+from voxtractl.model.layout import Layout, Statement, scan
 
 __all__ = ["add_tenant", "has_statements", "remove_tenant", "set_values"]
 

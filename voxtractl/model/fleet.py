@@ -12,7 +12,7 @@ from typing import Final
 
 from voxtractl import naming
 from voxtractl.model.forms import Fault, close
-from voxtractl.model.layout import Key
+from voxtractl.model.keys import Key
 from voxtractl.model.node import Node
 from voxtractl.model.tenant import Tenant
 

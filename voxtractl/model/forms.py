@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from voxtractl import naming
-from voxtractl.model.layout import Key
+from voxtractl.model.keys import Key
 
 __all__ = [
     "BAD",
@@ -102,10 +102,12 @@ def shown(value: str) -> str:
 
 def form(pattern: str, is_: str, todo: str, *, show: bool = False, most: int = 255) -> Check:
     """Text of a given form; ``show`` when the value may be repeated in the error."""
-    match = re.compile(pattern).fullmatch
+    compiled: list[re.Pattern[str]] = []  # at its first use: most commands meet few of these forms
 
     def check(value: Any, at: Key, faults: Faults) -> Any:
-        if type(value) is str and len(value) <= most and match(value):
+        if not compiled:
+            compiled.append(re.compile(pattern))
+        if type(value) is str and len(value) <= most and compiled[0].fullmatch(value):
             return value
         if type(value) is not str:
             faults.add(at, f"this is {kind(value)}, not text", "put it in quotes")

@@ -8,7 +8,8 @@ import tomli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxtractl.model.layout import Key, line_col, scan, spell
+from voxtractl.model.keys import Key, spell
+from voxtractl.model.layout import line_col, scan
 
 # name → how it may be written
 NAMES = {
