@@ -295,7 +295,7 @@ def _foreign(
             return
         if exten[:1] != "_":
             yield _reason(file, step.line, context, f"{exten} in the shared file", "it belongs to a tenant")
-        elif not _NUMBERS_ONLY.match(exten):2] not in ("+", "X", "[") or exten.startswith("_[^"):
+        elif not _NUMBERS_ONLY.match(exten):
             yield _reason(
                 file, step.line, context, f"{exten} may take h, i, s and t too", "begin with [+0-9]"
             )
