@@ -12,7 +12,8 @@ from tests.live.operator import Operator, Said
 from voxtractl import naming
 from voxtractl.deploy import prepare
 from voxtractl.deploy.steps import Options
-from voxtractl.errors import StalePlan, UnsafePlan
+from voxtractl.deploy.store.local import LocalStore
+from voxtractl.errors import RollbackFailed, StalePlan, StoreError, UnsafePlan
 from voxtractl.lab import Lab
 from voxtractl.provision import TenantProvisioner
 
@@ -283,6 +284,44 @@ async def test_an_interrupted_init_leaves_everything_as_it_was(config: Path, lab
     assert not live(lab)
 
 
+class Broken(LocalStore):
+    """A node whose disk refuses one of the files."""
+
+    async def write_config(self, name: str, content: bytes) -> None:
+        if name == "pjsip.conf":
+            raise StoreError("cannot change pjsip.conf: read-only file system", node="lab")
+        await super().write_config(name, content)
+
+
+async def test_a_file_that_cannot_be_written_takes_the_others_back(config: Path, lab: Lab) -> None:
+    before = own_files(lab)
+    provisioner = TenantProvisioner(config)
+    store = Broken(provisioner.fleet.nodes["lab"], lab.store_dir)
+    async with store, provisioner.ari("lab") as ari:
+        with pytest.raises(StoreError, match="as they were"):
+            await prepare.init(store, ari, provisioner.empty_bundle("lab"), "voxtractl", options(), quiet)
+    assert own_files(lab) == before
+    assert not live(lab)
+
+
+async def test_when_asterisk_dies_in_the_middle_its_files_go_back_and_a_person_is_called(
+    own_lab: LabFactory, node_document: NodeDocument
+) -> None:
+    lab = own_lab()
+    provisioner = TenantProvisioner(node_document(lab=lab, init=False))
+    before = own_files(lab)
+
+    def die(node: str, step: str) -> None:
+        if step == "reload pjsip":
+            lab.kill()
+
+    async with provisioner.open("lab") as (store, ari):
+        with pytest.raises(RollbackFailed, match="are as they were, but it is not proven"):
+            await prepare.init(store, ari, provisioner.empty_bundle("lab"), "voxtractl", options(), die)
+    assert own_files(lab) == before
+    assert dangling(lab) == []
+
+
 async def test_a_file_that_changed_after_it_was_shown_is_not_written(config: Path, lab: Lab) -> None:
     provisioner = TenantProvisioner(config)
     async with provisioner.open("lab") as (store, ari):
@@ -321,7 +360,7 @@ def test_check_says_what_to_do_on_a_node_that_was_never_prepared(operator: Opera
         ("no answer", "ari", "fail", 5),
         ("not ARI", "ari", "fail", 5),
         ("no such folder", "store", "fail", 1),
-        ("outside", "node", "fail", 5),
+        ("outside", "store", "fail", 1),
         ("no line", "lines-pjsip", "fail", 1),
         ("half a block", "lines-queues", "fail", 1),
         ("not read", "live-extensions", "fail", 1),
@@ -348,7 +387,7 @@ def test_check_finds_a_planted_fault_and_goes_on(
     bad = [finding for finding in node["findings"] if finding["level"] != "ok"]
     assert all(finding["hint"] for finding in bad), bad
     if fault != "outside":
-        assert level(said, "sessionlimit") != "none"  # the last one that is read of the files
+        assert level(said, "sessionlimit") != "none"  # the last one that is read
 
 
 def test_check_finds_a_module_that_is_gone(

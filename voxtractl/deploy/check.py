@@ -24,7 +24,15 @@ from voxtractl.deploy.prepare import file_of, prefix_of
 from voxtractl.deploy.proof import prove, questions
 from voxtractl.deploy.store.base import Store, StoreFacts, parse_url
 from voxtractl.dialplan import syntax
-from voxtractl.errors import AriAuthFailed, AriError, AriUnreachable, NodeError, SettingsError, VoxtractlError
+from voxtractl.errors import (
+    AriAuthFailed,
+    AriError,
+    AriUnreachable,
+    NodeError,
+    SettingsError,
+    StoreError,
+    VoxtractlError,
+)
 from voxtractl.model.node import Node
 
 __all__ = ["Finding", "check", "exit_code"]
@@ -124,8 +132,12 @@ def exit_code(findings: Iterable[Finding]) -> int:
 
 async def _look_at_disk(node: Node, open_store: Callable[[], Store]) -> _Disk:
     disk = _Disk()
+    prefix = None
     try:
         prefix = prefix_of(node)
+    except StoreError as exc:
+        disk.findings.append(_failed("store", exc))
+    try:
         async with open_store() as store:
             disk.findings.append(Finding("node", "ok", f"the node's files are reached ({node.store})"))
             disk.facts = await store.facts()
@@ -136,19 +148,19 @@ async def _look_at_disk(node: Node, open_store: Callable[[], Store]) -> _Disk:
     return disk
 
 
-async def _read_files(node: Node, store: Store, prefix: str, disk: _Disk) -> None:
+async def _read_files(node: Node, store: Store, prefix: str | None, disk: _Disk) -> None:
     """The release, the lines and the operator's own files; one that cannot be read hides no other."""
     try:
         disk.snapshot = await store.observe()
     except NodeError as exc:
         disk.findings.append(_failed("release", exc))
-    for kind in naming.KINDS:
+    for kind in naming.KINDS if prefix is not None else ():
         try:
             text = await store.read_config(file_of(kind))
         except NodeError as exc:
             disk.findings.append(_failed(f"lines-{kind}", exc))
             continue
-        disk.lines[kind] = has_lines(text or b"", kind, prefix)
+        disk.lines[kind] = has_lines(text or b"", kind, prefix or "")
         disk.findings.append(_lines(node.name, kind, disk.lines[kind], text is None))
     for name in _OWN_FILES:
         try:

@@ -20,7 +20,6 @@ from typing import Final, Literal
 from voxtractl import naming
 from voxtractl.ari import requests
 from voxtractl.ari.client import ARIClient
-from voxtractl.ari.requests import Request
 from voxtractl.deploy.include import State, has_lines, with_lines, without_lines
 from voxtractl.deploy.plan import Snapshot
 from voxtractl.deploy.proof import Proof, prove, questions
@@ -114,7 +113,7 @@ async def init(
         _refuse_broken(node, snapshot)
         edits = await look(store, node, prefix)
         _compare(node, reviewed, edits)
-        missing = await _modules(ari, node, edits)
+        asleep = await _modules(ari, node, edits)
         manifest = snapshot.manifest
         if manifest is None:
             report(node, "push an empty release")
@@ -129,7 +128,7 @@ async def init(
             )
         # A kind that is not live is reloaded although its file is right: somebody forgot to.
         kinds = {edit.kind for edit in changed} | {kind for kind, live in before.items() if not live}
-        work = _Work(store, ari, node, report, asked, before, missing)
+        work = _Work(store, ari, node, report, asked, before, asleep)
         proof = await work.carry_out(changed, kinds, "in")
         if snapshot.manifest is None:
             await store.record(_record(manifest, options, "pushed", started))
@@ -159,6 +158,7 @@ async def remove(
     started = monotonic()
     report(node, "ask Asterisk")
     await _guard(ari, node)
+    await store.prepare()  # where the lock lies
     async with store.lock(options.who) as snapshot:
         there = len(snapshot.manifest.tenants) if snapshot.manifest else 0
         if there > tenants:
@@ -194,7 +194,7 @@ class _Work:
     report: Report
     marks: Mapping[str, str]
     before: Mapping[str, bool]  # kind → whether its mark was live before
-    missing: frozenset[str]  # kinds whose module is not loaded because its file is absent
+    asleep: frozenset[str]  # kinds whose module gave up at the start because its file was absent
 
     async def carry_out(self, edits: Sequence[Edit], kinds: Collection[str], direction: Direction) -> Proof:
         """Write, reload, prove; or leave everything as it was and raise why."""
@@ -208,6 +208,7 @@ class _Work:
         except NodeError as failure:
             await _to_its_end(self._restore(edits, kinds, refused, failure.message))
             failure.message += "; Asterisk's own files are as they were"
+            failure.args = (failure.message,)
             raise
         except asyncio.CancelledError:
             await _to_its_end(self._restore(edits, kinds, refused, "interrupted"))
@@ -215,12 +216,8 @@ class _Work:
 
     async def _load(self, kinds: Collection[str], refused: set[str]) -> None:
         """Reload the modules of ``kinds``; a kind Asterisk refuses is noted, and ends it."""
-        for kind in self.missing:
-            self.report(self.node, f"load {requests.MODULES[kind]}")
-            try:
-                await self.ari.request(_load_module(requests.MODULES[kind]))
-            except AriError as exc:
-                raise _of_node(self.node, exc) from exc
+        for kind in self.asleep:
+            await _wake(self.ari, self.node, kind, self.report)
         try:
             await _reload(self.ari, self.node, kinds, self.report)
         except ReloadFailed as exc:
@@ -256,24 +253,25 @@ class _Work:
     ) -> None:
         """The originals back, reloaded; what was live before is live again. Raises RollbackFailed."""
         self.report(self.node, "put Asterisk's files back")
-        why = ""
+        state = "were to go back to what they were, but"
         try:
             for edit in edits:
-                await self.store.write_config(edit.name, edit.old or b"")
+                # One that could not be written cannot be written back either, and need not.
+                if await self.store.read_config(edit.name) != edit.old:
+                    await self.store.write_config(edit.name, edit.old or b"")
+            state = "are as they were, but it is not proven that it runs them"
             # A file that Asterisk refused with our lines may be one that it refuses without them as well:
             # then it has kept what it had all along.
             await _reload(self.ari, self.node, [kind for kind in kinds if kind not in refused], self.report)
             for kind in refused:
                 await self._reload_again(kind)
-            proof = await prove(
-                self.ari, questions({k: m for k, m in self.marks.items() if self.before.get(k)}, {}, "")
-            )
-            why = proof.sentence()
+            old = {kind: mark for kind, mark in self.marks.items() if self.before.get(kind)}
+            why = (await prove(self.ari, questions(old, {}, ""))).sentence()
         except (NodeError, AriError) as exc:
             why = exc.message
         if why:
             raise RollbackFailed(
-                f"{reason}; Asterisk's own files were to go back to what they were, but: {why}",
+                f"{reason}; Asterisk's own files {state}: {why}",
                 node=self.node,
                 hint=f"look at Asterisk's log on {self.node}, then voxtractl node check {self.node}",
                 details={"files": [edit.name for edit in edits]},
@@ -310,28 +308,41 @@ async def _guard(ari: ARIClient, node: str) -> None:
 
 
 async def _modules(ari: ARIClient, node: str, edits: Sequence[Edit]) -> frozenset[str]:
-    """The kinds whose module is to be loaded: it gave up at the start because its file was absent.
+    """The kinds whose module gave up at Asterisk's start because its file was absent.
 
-    Raises NodeError when one is not loaded for another reason.
+    Raises NodeError when a module does not run for another reason.
     """
-    found: set[str] = set()
+    asleep: set[str] = set()
     for edit in edits:
         module = requests.MODULES[edit.kind]
         try:
             answer = await ari.ask(requests.module(module))
         except AriError as exc:
             raise _of_node(node, exc) from exc
-        if answer.status != 404:
+        there = answer.status == 200 and isinstance(answer.body, dict)
+        if there and answer.body.get("status") == "Running":
             continue
-        if edit.old is not None:
+        if not (there and edit.old is None):
             raise NodeError(
                 f"Asterisk has not loaded {module}, which reads {edit.name}",
                 node=node,
                 hint=f"take noload = {module} out of modules.conf, then: asterisk -rx 'module load {module}'",
                 details={"module": module},
             )
-        found.add(edit.kind)
-    return frozenset(found)
+        asleep.add(edit.kind)
+    return frozenset(asleep)
+
+
+async def _wake(ari: ARIClient, node: str, kind: str, report: Report) -> None:
+    """Load a module again that gave up. A reload is refused ("has not been initialized"), and so is a load
+    ("already loaded"); it must be unloaded first (measured on 22.10.1)."""
+    module = requests.MODULES[kind]
+    report(node, f"load {module}")
+    try:
+        for method in ("DELETE", "POST"):
+            await ari.request(replace(requests.module(module), method=method))
+    except AriError as exc:
+        raise _of_node(node, exc) from exc
 
 
 async def _live(ari: ARIClient, node: str, marks: Mapping[str, str]) -> dict[str, bool]:
@@ -374,11 +385,6 @@ def _first(bundle: Bundle, options: Options) -> Manifest:
         base=None,
         tool=options.tool,
     )
-
-
-def _load_module(name: str) -> Request:
-    """The same resource as a reload, with the verb that loads what is not there."""
-    return replace(requests.reload_module(name), method="POST")
 
 
 def _record(manifest: Manifest, options: Options, outcome: Outcome, started: float) -> Record:
