@@ -159,7 +159,7 @@ def trust(
 ) -> None:
     """Trust the SSH key of a node, once its fingerprint was compared with the node's own."""
     from voxtractl.deploy.store.base import parse_url
-    from voxtractl.deploy.store.hostkeys import fetch_host_key, known_hosts_file
+    from voxtractl.deploy.store.hostkeys import fetch_host_key, known_hosts_file, trusted
     from voxtractl.deploy.store.hostkeys import trust as write
 
     provisioner = _provisioner((name,))
@@ -171,7 +171,8 @@ def trust(
             hint="only nodes whose store is sftp://… have a key to trust",
         )
     line, shown = _wait(fetch_host_key(node, timeout=context.settings().timeout))
-    if fingerprint is None:
+    known = {key.get_fingerprint() for key in trusted().match(place.host, "", place.port)[0]}
+    if not known and fingerprint is None:
         raise PlanRefused(
             f"{name} ({place.host}:{place.port}) shows the key {shown}; nothing is trusted yet",
             where=f"node {name}",
@@ -179,15 +180,15 @@ def trust(
             f" the same, run: voxtractl node trust {name} --fingerprint {shown}",
             details={"node": name, "host": place.host, "port": place.port, "fingerprint": shown},
         )
-    if fingerprint != shown:
+    if fingerprint not in {None, shown} and known <= {shown}:
         raise HostKeyUnknown(
-            f"{name} ({place.host}:{place.port}) shows {shown}, not {fingerprint}; nothing is trusted",
+            f"{name} ({place.host}:{place.port}) shows {shown}, not {fingerprint}; nothing was written",
             node=name,
             hint="compare again on the node itself; if they really differ, somebody stands in between",
             details={"host": place.host, "port": place.port, "fingerprint": shown, "given": fingerprint},
         )
     path = known_hosts_file()
-    added = write(path, place.host, place.port, line, node=name)
+    added = write(path, place.host, place.port, line, node=name)  # refuses a changed key
     show.emit(
         {"node": name, "fingerprint": shown, "file": str(path), "added": added},
         f"{name} is trusted by {shown}" + (f", written to {path}" if added else " already"),
