@@ -5,7 +5,6 @@ meet in one name. A queue is the exception (``acme-support``: the documented nam
 fleet rules therefore check queues across tenants. Slugs are refused, never rewritten.
 """
 
-import hashlib
 import re
 from typing import Final
 
@@ -137,12 +136,16 @@ def fragment_file(kind: str, slug: str, tenants: int) -> str:
     """
     if slug == SHARED or tenants <= SHARD_ABOVE:
         return f"{kind}/{slug}.conf"
+    import hashlib  # here, not above: loads OpenSSL, 3 ms of every command
+
     shard = hashlib.sha256(slug.encode()).digest()[0] % SHARDS
     return f"{kind}/{shard:02x}.conf"
 
 
 def label(fragment: bytes) -> str:
     """Revision label of a tenant's fragment. Starts with a letter: Asterisk reads digits as a priority."""
+    import hashlib
+
     return f"v-{hashlib.sha256(fragment).hexdigest()[:LABEL_LENGTH]}"
 
 

@@ -25,7 +25,6 @@ _CONTEXTS: Final = (
     naming.outbound_context,
     naming.queues_context,
 )
-_CONTEXT: Final = re.compile("|".join(make("(.+)") for make in _CONTEXTS))
 SLUG_TAG: Final = "{{ slug }}"  # the one thing that is replaced in app_name
 
 
@@ -202,7 +201,8 @@ def _owner_of(member: str, slug: str, fleet: Fleet) -> str | None:
     words = rest.replace("@", "/").split("/")
     if technology == "Local":
         own = {make(slug) for make in _CONTEXTS}
-        found = [_CONTEXT.fullmatch(word) for word in words[1:] if word not in own]
+        pattern = "|".join(make("(.+)") for make in _CONTEXTS)
+        found = [re.fullmatch(pattern, word) for word in words[1:] if word not in own]
         owners = [match[match.lastindex or 0] for match in found if match]
     else:
         owners = [word.removesuffix("-trunk") for word in words if word.endswith("-trunk")]

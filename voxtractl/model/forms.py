@@ -12,8 +12,7 @@ shows a value only where it cannot be a secret: a password typed under the wrong
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from voxtractl import naming
 from voxtractl.model.keys import Key
@@ -40,8 +39,7 @@ BAD: Final[Any] = object()  # what a check gives back for a value it refused
 NAME_MAX: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(NamedTuple):
     """One thing that is wrong; ``document.py`` adds line and column."""
 
     file: str  # "" is the first file of the document
@@ -51,12 +49,12 @@ class Fault:
     also: tuple[str, Key] | None = None  # the other place, when two places disagree
 
 
-@dataclass(slots=True)
 class Faults:
-    """The faults of one file."""
+    """The faults found so far; ``file`` is the one that is being read."""
 
-    file: str = ""
-    found: list[Fault] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.file = ""
+        self.found: list[Fault] = []
 
     def add(self, key: Key, what: str, todo: str, also: tuple[str, Key] | None = None) -> None:
         self.found.append(Fault(self.file, key, what, todo, also))
