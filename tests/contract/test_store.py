@@ -5,154 +5,18 @@ What lies on a disk is changed from outside, through the file system, never thro
 
 import asyncio
 import os
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from tests.tools.bundles import bundle_of, manifest_for, record_for
-from tests.tools.sshd import SFTP_ONLY, Sshd
+from tests.tools.stores import Ground, pushed, store_of
 from voxtractl.deploy.plan import Drift, diff
-from voxtractl.deploy.revision import FileRecord, Manifest
-from voxtractl.deploy.store import open_store
-from voxtractl.deploy.store.base import Store
-from voxtractl.deploy.store.memory import forget, memory
+from voxtractl.deploy.revision import FileRecord
 from voxtractl.errors import NodeLocked, StoreError
-from voxtractl.model.node import Node
-from voxtractl.render.bundle import Bundle
-from voxtractl.settings import SecretRef
 
 ONE = bundle_of({"acme": "+265999000001"})
 TWO = bundle_of({"acme": "+265999000001", "beta": "+265999000002"})
-
-
-class Ground(Protocol):
-    """A node with an empty store, and hands that reach past the store."""
-
-    node: Node
-
-    def edit(self, path: str, content: bytes | None) -> None:
-        """Change or remove a file of the current release, as somebody on the node would."""
-        ...
-
-    def hide(self, path: str) -> None:
-        """Make a file of the current release unreadable for Asterisk's group."""
-        ...
-
-    def point(self, target: str | None) -> None:
-        """Make ``current`` lead to ``target`` by hand."""
-        ...
-
-    def audit(self, content: bytes) -> None: ...
-
-    def config(self, name: str, content: bytes) -> None: ...
-
-    def fill(self) -> None:
-        """Leave no room on the disk."""
-        ...
-
-
-class MemoryGround:
-    def __init__(self, name: str) -> None:
-        self.node = node_with(f"memory:{name}")
-        self.name = name
-
-    def edit(self, path: str, content: bytes | None) -> None:
-        there = memory(self.name)
-        release = there.releases[str(there.current).removeprefix("releases/")]
-        if content is None:
-            del release[path]
-        else:
-            release[path] = content
-
-    def hide(self, path: str) -> None:
-        memory(self.name).unreadable.add(path)
-
-    def point(self, target: str | None) -> None:
-        memory(self.name).current = target
-
-    def audit(self, content: bytes) -> None:
-        memory(self.name).audit += content
-
-    def config(self, name: str, content: bytes) -> None:
-        memory(self.name).config[name] = content
-
-    def fill(self) -> None:
-        memory(self.name).free_bytes = 10
-
-
-class DiskGround:
-    def __init__(self, node: Node, root: Path) -> None:
-        self.node = node
-        self.root = root
-
-    def edit(self, path: str, content: bytes | None) -> None:
-        file = self.root / "current" / path
-        if content is None:
-            file.unlink()
-        else:
-            file.write_bytes(content)
-
-    def hide(self, path: str) -> None:
-        (self.root / "current" / path).chmod(0o600)
-
-    def point(self, target: str | None) -> None:
-        (self.root / "current").unlink(missing_ok=True)
-        if target is not None:
-            (self.root / "current").symlink_to(target)
-
-    def audit(self, content: bytes) -> None:
-        with (self.root / "audit.jsonl").open("ab") as file:
-            file.write(content)
-
-    def config(self, name: str, content: bytes) -> None:
-        (self.root.parent / name).write_bytes(content)
-
-    def fill(self) -> None:
-        raise NotImplementedError
-
-
-def node_with(store: str) -> Node:
-    secret = SecretRef("env", ("UNUSED",), "nodes.pbx1.ari_password_env")
-    return Node(
-        name="pbx1", ari="http://127.0.0.1:8088", ari_user="voxtractl", ari_password=secret, store=store
-    )
-
-
-@pytest.fixture(params=["memory", "local", "shell", "sftp"])
-def ground(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Ground]:
-    if request.param == "memory":
-        yield MemoryGround(tmp_path.name)
-        forget(tmp_path.name)
-        return
-    root = tmp_path / "asterisk" / "voxtractl"
-    root.mkdir(parents=True)
-    if request.param == "local":
-        yield DiskGround(node_with(f"local:{root}"), root)
-        return
-    server: Sshd = request.getfixturevalue("sshd")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    (tmp_path / "config" / "voxtractl").mkdir(parents=True)
-    (tmp_path / "config" / "voxtractl" / "known_hosts").write_text(server.known_hosts.read_text())
-    key = server.key(SFTP_ONLY if request.param == "sftp" else "")
-    yield DiskGround(replace(node_with(server.url(root)), identity=str(key)), root)
-
-
-def store_of(ground: Ground) -> Store:
-    return open_store(ground.node)
-
-
-async def pushed(store: Store, bundle: Bundle, after: int = 0) -> Manifest:
-    async with store.lock("alice") as snapshot:
-        manifest = manifest_for(bundle, after, snapshot.revision)
-        await store.push(manifest, bundle.files)
-        await store.record(record_for(manifest))
-    return manifest
 
 
 # --- a push ---------------------------------------------------------------------------------------------

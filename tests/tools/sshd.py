@@ -93,6 +93,7 @@ def start_sshd(folder: Path) -> Sshd:
         f"AuthorizedKeysFile {folder}/authorized_keys\n"
         "PidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin prohibit-password\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitUserEnvironment PATH\n"
+        f"SetEnv HOME={folder}\n"  # a login shell reads no .bashrc of whoever runs the tests
         "MaxStartups 100\nMaxSessions 100\nSubsystem sftp internal-sftp\n"
     )
     public = host_key.export_public_key().decode().strip()

@@ -23,7 +23,7 @@ from voxtractl.deploy.revision import FILE_MODE, Manifest
 from voxtractl.deploy.store import layout
 from voxtractl.deploy.store.base import Place, StoreFacts
 from voxtractl.deploy.store.hostkeys import unreachable
-from voxtractl.deploy.store.ssh import lost
+from voxtractl.deploy.store.ssh import lost, opened
 from voxtractl.errors import NodeLocked, StoreError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Files:
 
         try:
             async with asyncio.timeout(timeout):
-                sftp = await connection.start_sftp_client(path_errors="surrogateescape")
+                sftp = await opened(connection, connection.start_sftp_client(path_errors="surrogateescape"))
         except (asyncssh.Error, TimeoutError) as exc:
             if connection.is_closed():
                 raise lost(node, place, exc) from exc

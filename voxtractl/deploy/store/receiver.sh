@@ -77,10 +77,11 @@ observe() {
 }
 
 revisions() {
-  for folder in releases/*/; do
-    [ -f "$folder/manifest.json" ] && basename "$folder"
+  for manifest in releases/*/manifest.json; do
+    [ -f "$manifest" ] || continue
+    manifest=${manifest#releases/}
+    echo "${manifest%/manifest.json}"
   done
-  return 0
 }
 
 # $1 who takes it, $2 seconds after which a lease without a sign of life is dead

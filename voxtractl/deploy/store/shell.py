@@ -27,7 +27,7 @@ from voxtractl.deploy.store import layout
 from voxtractl.deploy.store.base import Place, StoreFacts
 from voxtractl.deploy.store.hostkeys import unreachable
 from voxtractl.deploy.store.shielded import to_its_end
-from voxtractl.deploy.store.ssh import lost
+from voxtractl.deploy.store.ssh import acknowledge_at_once, lost, opened
 from voxtractl.errors import NodeError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Shell:
         node: str,
         place: Place,
         config_dir: str,
+        connection: "asyncssh.SSHClientConnection",
         process: "asyncssh.SSHClientProcess[bytes]",
         mark: str,
         timeout: float,
@@ -77,6 +78,7 @@ class Shell:
         self._node = node
         self._place = place
         self._config = config_dir
+        self._connection = connection
         self._process = process
         self._mark = mark.encode()
         self._timeout = timeout
@@ -100,10 +102,10 @@ class Shell:
         # Plain enough for every login shell (fish, csh); the receiver itself comes on stdin.
         command = f"exec sh -c 'eval \"$(head -c {len(text)})\"'"
         try:
-            process = await connection.create_process(command, encoding=None)
+            process = await opened(connection, connection.create_process(command, encoding=None))
         except (asyncssh.ChannelOpenError, asyncssh.ProcessError):
             return None
-        shell = cls(node, place, config_dir, process, mark, timeout)
+        shell = cls(node, place, config_dir, connection, process, mark, timeout)
         try:
             answer = await shell._exchange(text, b"")
         except NodeError:
@@ -150,6 +152,7 @@ class Shell:
         received = bytearray()
         end = re.compile(rb"\n" + re.escape(self._mark) + rb" end (\d+)\n\Z")
         while True:
+            acknowledge_at_once(self._connection)  # sshd sends the sections one by one, see opened()
             chunk = await process.stdout.read(CHUNK)
             if not chunk:
                 raise EOFError("the node hung up")

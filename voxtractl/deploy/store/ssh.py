@@ -5,8 +5,11 @@ a prompt, and no connection is made to a server whose key is not trusted.
 """
 
 import asyncio
+import socket
+from collections.abc import Awaitable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from voxtractl.deploy.store.base import Place
 from voxtractl.deploy.store.hostkeys import reason, refused_key, trusted, unreachable
@@ -16,7 +19,9 @@ from voxtractl.model.node import Node
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["connect", "lost"]
+__all__ = ["acknowledge_at_once", "connect", "lost", "opened"]
+
+T = TypeVar("T")
 
 ALIVE: Final = 15.0  # seconds between two keep-alives; three unanswered ones end the connection
 
@@ -56,6 +61,27 @@ async def connect(
 def lost(node: str, place: Place, exc: BaseException) -> Exception:
     """The connection broke while it was in use."""
     return unreachable(node, place, f"the connection was lost ({reason(exc)})")
+
+
+async def opened(connection: "asyncssh.SSHClientConnection", channel: Awaitable[T]) -> T:
+    """The first channel of a connection, without the 45 ms it takes otherwise (measured on loopback).
+
+    sshd announces its host keys right after the login and leaves Nagle's algorithm on: the answer to our
+    channel request waits there until we acknowledge that announcement, and our kernel delays that by 40 ms.
+    """
+    task = asyncio.ensure_future(channel)
+    for _ in range(3):  # the request is on its way only after the task's first steps
+        await asyncio.sleep(0)
+        acknowledge_at_once(connection)
+    return await task
+
+
+def acknowledge_at_once(connection: "asyncssh.SSHClientConnection") -> None:
+    """Tell the kernel not to delay the next acknowledgement; it forgets that whenever we send."""
+    transport = connection.get_extra_info("socket")
+    if transport is not None and hasattr(socket, "TCP_QUICKACK"):  # Linux only
+        with suppress(OSError):
+            transport.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def _identity(node: Node) -> Path:
