@@ -30,8 +30,6 @@ __all__ = [
     "module",
     "modules",
     "probe_label",
-    "queue",
-    "queue_answer",
     "reload_module",
 ]
 
@@ -128,19 +126,8 @@ def endpoint_answer(answer: Answer) -> bool | None:
 
 
 def device_state(name: str) -> Request:
-    """Device state; Asterisk computes ``Queue:NAME_avail`` for every queue it has, INVALID for others."""
+    """A device's state. What app_queue says of its members is the last it told, not what is true now."""
     return Request("GET", f"/deviceStates/{quote(name, safe='')}")
-
-
-def queue(name: str) -> Request:
-    """Ask whether app_queue holds this queue."""
-    return device_state(f"Queue:{name}_avail")
-
-
-def queue_answer(answer: Answer) -> bool | None:
-    if answer.status == 200 and isinstance(answer.body, dict):
-        return bool(answer.body.get("state") != "INVALID")
-    return None
 
 
 def mark(kind: str, expected: str) -> Request:
@@ -151,7 +138,7 @@ def mark(kind: str, expected: str) -> Request:
         case "pjsip":
             return aor(naming.LOADED_CONTEXT)
         case "queues":
-            return device_state(f"Queue:{naming.LOADED_CONTEXT}_pause_Local/{expected}@{naming.END_CONTEXT}")
+            return device_state(f"Queue:voxtractl-{expected}_pause_Local/{expected}@{naming.END_CONTEXT}")
         case _:
             raise ValueError(f"no kind {kind!r}")
 
@@ -166,4 +153,6 @@ def mark_answer(kind: str, expected: str, answer: Answer) -> bool | None:
         if answer.status == 200 and isinstance(answer.body, list):
             return {"attribute": "voicemail_extension", "value": expected} in answer.body
         return None
-    return queue_answer(answer)
+    if answer.status == 200 and isinstance(answer.body, dict):
+        return bool(answer.body.get("state") == "INUSE")  # its only member is paused while it is loaded
+    return None

@@ -1,7 +1,8 @@
 """What Asterisk must answer when it runs exactly a revision; asked over ARI, without a channel or a call.
 
 The marks prove that every file of a kind was read; the labels prove what a call to each DID meets, through
-includes and patterns as a real call would; endpoints and queues prove that their modules hold them.
+includes and patterns as a real call would; endpoints prove that res_pjsip holds them. Queues have their mark
+only: nothing else that ARI shows of a queue is about now.
 A reload's 204 proves nothing (Asterisk says it after dropping half of the tenants).
 """
 
@@ -19,7 +20,7 @@ from voxtractl.render.bundle import TenantState
 __all__ = ["Proof", "Question", "prove", "questions"]
 
 
-What = Literal["kind", "did", "endpoint", "queue"]
+What = Literal["kind", "did", "endpoint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +42,16 @@ class Proof:
     missing_kinds: tuple[str, ...] = ()
     missing_dids: tuple[str, ...] = ()
     missing_endpoints: tuple[str, ...] = ()
-    missing_queues: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        return not (self.missing_kinds or self.missing_dids or self.missing_endpoints or self.missing_queues)
+        return not (self.missing_kinds or self.missing_dids or self.missing_endpoints)
 
     def missing(self) -> dict[str, list[str]]:
         found = {
             "kinds": self.missing_kinds,
             "dids": self.missing_dids,
             "endpoints": self.missing_endpoints,
-            "queues": self.missing_queues,
         }
         return {name: list(values) for name, values in found.items() if values}
 
@@ -64,7 +63,6 @@ class Proof:
         for what, values in (
             ("DID", self.missing_dids),
             ("endpoint", self.missing_endpoints),
-            ("queue", self.missing_queues),
         ):
             if values:
                 shown = ", ".join(values[:3]) + (", …" if len(values) > 3 else "")
@@ -99,14 +97,12 @@ def questions(
         if state.endpoint:
             request = requests.endpoint(state.endpoint)
             asked.append(Question("endpoint", state.endpoint, request, requests.endpoint_answer))
-        for queue in state.queues:
-            asked.append(Question("queue", queue, requests.queue(queue), requests.queue_answer))
     return tuple(asked)
 
 
 async def prove(ari: ARIClient, asked: Sequence[Question]) -> Proof:
     """Ask Asterisk all questions. Raises AriError when it does not answer one of them with yes or no."""
-    missing: dict[What, list[str]] = {"kind": [], "did": [], "endpoint": [], "queue": []}
+    missing: dict[What, list[str]] = {"kind": [], "did": [], "endpoint": []}
     answers = await ari.ask_all([question.request for question in asked])
     for question, answer in zip(asked, answers, strict=True):
         live = question.read(answer)
@@ -120,5 +116,4 @@ async def prove(ari: ARIClient, asked: Sequence[Question]) -> Proof:
         missing_kinds=tuple(missing["kind"]),
         missing_dids=tuple(missing["did"]),
         missing_endpoints=tuple(missing["endpoint"]),
-        missing_queues=tuple(missing["queue"]),
     )

@@ -1,0 +1,586 @@
+"""Pushes on a real Asterisk: what happens, and what happens when anything breaks on the way.
+
+In every fault the old dialplan answers or the new one does, never a mix; the exit code is the designed one;
+and the next push heals.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.operator import Operator
+from voxtractl.lab import Lab
+
+ACME = "+265999000001"
+BETA = "+265999000002"
+GAMMA = "+265999000003"
+CANARY = "canary-4711-secret"
+
+
+@pytest.fixture
+def operator(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Operator]:
+    """An operator with an empty document and a prepared node."""
+    yield from prepared(lab, tmp_path, capsys)
+
+
+def prepared(lab: Lab, folder: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Operator]:
+    config = folder / "tenants.toml"
+    config.write_text(
+        f"""[nodes.lab]
+ari = "{lab.ari_url}"
+ari_user = "{lab.ari_user}"
+ari_password_file = "{lab.ari_password_file}"
+store = "local:{lab.store_dir}"
+""",
+        encoding="utf-8",
+    )
+    (folder / "state").mkdir()
+    typist = Operator(config, capsys, lab)
+    typist.must("node", "init", "lab", "--yes")
+    try:
+        yield typist
+    finally:
+        if lab.alive:
+            lab.restore()
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def two(operator: Operator) -> Operator:
+    """acme and beta are pushed and live."""
+    operator.add("acme", "--did", ACME)
+    operator.add("beta", "--did", BETA)
+    operator.must("dialplan", "push", "--yes")
+    return operator
+
+
+# --- the main job ---------------------------------------------------------------------------------------
+
+
+def test_one_command_takes_a_tenant_from_nothing_to_proven_live(operator: Operator) -> None:
+    said = operator.must("tenant", "add", "acme", "--did", ACME, "--push", "--yes")
+    assert "proven: 1 DID live" in said.out
+    shown = operator.dialplan("from-trunk")
+    assert ACME in shown
+    assert "Stasis(voxtra-acme,${EXTEN})" in shown
+
+
+def test_a_trunk_and_a_queue_are_proven_too_and_their_secret_is_never_shown(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACME_TRUNK", CANARY)
+    operator.add(
+        "acme",
+        *("--did", ACME, "--trunk-host", "127.0.0.1", "--trunk-username", "acme"),
+        *("--trunk-password-env", "ACME_TRUNK", "--queue", "support=PJSIP/agent1"),
+    )
+    for words in (
+        ("dialplan", "render"),
+        ("dialplan", "render", "-o", "json"),
+        ("dialplan", "plan"),
+        ("dialplan", "plan", "-o", "json"),
+        ("dialplan", "push", "--yes", "-v"),
+        ("dialplan", "status", "-o", "json"),
+        ("dialplan", "history"),
+        ("tenant", "show", "acme"),
+        ("tenant", "list", "-o", "json"),
+        ("node", "check", "lab"),
+        ("config", "check"),
+    ):
+        operator.types(*words)
+    assert "acme-trunk" in operator.lab.cli("pjsip show endpoint acme-trunk")
+    assert "acme-support" in operator.lab.cli("queue show acme-support")
+    assert CANARY in (operator.current / "pjsip" / "acme.conf").read_text()  # it did reach the node
+    assert CANARY not in operator.heard
+    assert CANARY not in (operator.lab.store_dir / "audit.jsonl").read_text()
+    password = operator.lab.ari_password.reveal()
+    assert password not in operator.heard
+
+
+def test_a_push_of_the_same_document_changes_nothing_and_proves_it(two: Operator) -> None:
+    before = two.current
+    said = two.must("dialplan", "push", "--yes")
+    assert "unchanged" in said.out
+    assert two.current == before
+
+
+def test_a_removed_tenant_is_gone_and_its_neighbour_is_not(two: Operator) -> None:
+    two.must("tenant", "remove", "beta", "--push", "--yes")
+    assert BETA not in two.dialplan("from-trunk")
+    assert ACME in two.dialplan("from-trunk")
+    assert "no existence" in two.dialplan("voxtra-beta-fallback")
+
+
+def test_rollback_brings_the_revision_before_and_proves_it(two: Operator) -> None:
+    good = two.current
+    two.add("gamma", "--did", GAMMA)
+    two.must("dialplan", "push", "--yes")
+    assert GAMMA in two.dialplan("from-trunk")
+    said = two.must("dialplan", "rollback", "--yes")
+    assert f"rolled back {good.name}" in said.out
+    assert GAMMA not in two.dialplan("from-trunk")
+    assert two.current == good
+    assert two.must("dialplan", "history").out.count("pushed") >= 2
+
+
+def test_status_tells_pending_drift_and_what_is_live(two: Operator) -> None:
+    assert two.must("dialplan", "status", "-o", "json").document["nodes"][0]["settled"] is True
+    two.add("gamma", "--did", GAMMA)
+    assert two.types("dialplan", "status", "--exit-code").code == 6
+    assert two.types("dialplan", "plan", "--exit-code").code == 6
+    two.must("dialplan", "push", "--yes")
+    assert two.types("dialplan", "status", "--exit-code").code == 0
+    (two.current / "extensions" / "acme.conf").write_text("; nothing\n")
+    status = two.types("dialplan", "status", "-o", "json").document["nodes"][0]
+    assert status["drift"] == [{"path": "extensions/acme.conf", "what": "changed"}]
+    assert status["proof"]["complete"] is True  # Asterisk has not read it yet
+
+
+def test_every_push_leaves_an_audit_line_on_the_node_and_here(two: Operator, tmp_path: Path) -> None:
+    here = (tmp_path / "state" / "voxtractl" / "audit.jsonl").read_text().splitlines()
+    there = (two.lab.store_dir / "audit.jsonl").read_text().splitlines()
+    assert here[-1] == there[-1]
+    assert (tmp_path / "state" / "voxtractl" / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+# --- a broken file on the node: Asterisk keeps what it had ----------------------------------------------
+
+
+def cut(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def unreadable(file: Path) -> None:
+    os.chown(file, 0, 0)
+    file.chmod(0)
+
+
+def garbled(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"[from-trunk]", b"[from-trunk", 1))
+
+
+def in_a_comment(file: Path) -> None:
+    file.write_bytes(b";--\n" + file.read_bytes())
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def of_another_revision(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"-extensions-beta-", b"-extensions-beta-0", 1))
+
+
+BREAKAGES: dict[str, Callable[[Path], None]] = {
+    "broken": garbled,
+    "truncated": cut,
+    "empty": emptied,
+    "unreadable": unreadable,
+    "missing": Path.unlink,
+    "commented out": in_a_comment,
+    "a folder": a_folder,
+    "of another revision": of_another_revision,
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_broken_fragment_leaves_the_whole_old_dialplan_answering(two: Operator, breakage: str) -> None:
+    before = two.dialplan("from-trunk")
+    BREAKAGES[breakage](two.current / "extensions" / "beta.conf")
+    said = two.types("dialplan", "reload")
+    assert said.code == 8
+    assert "kept what it had" in said.err
+    assert two.dialplan("from-trunk") == before
+    assert two.live()
+    two.must("dialplan", "push", "--yes", "--overwrite-drift")
+    assert two.live()
+    assert two.types("dialplan", "status", "--exit-code").code == 0
+
+
+@pytest.mark.parametrize("kind", ["pjsip", "queues"])
+def test_a_broken_pjsip_or_queue_file_keeps_the_old_objects_and_is_told(
+    operator: Operator, kind: str
+) -> None:
+    for slug, did in (("acme", ACME), ("beta", BETA)):
+        operator.add(slug, "--did", did, "--trunk-host", "127.0.0.1", "--queue", "support=PJSIP/agent1")
+    operator.must("dialplan", "push", "--yes")
+    cut(operator.current / kind / "acme.conf")
+    # Asterisk answers 204 to this reload, keeps its old objects, and so still shows the revision.
+    operator.must("dialplan", "reload", "--all")
+    assert "beta-trunk" in operator.lab.cli("pjsip show endpoint beta-trunk")
+    assert "beta-support" in operator.lab.cli("queue show beta-support")
+    assert operator.types("dialplan", "status", "--exit-code").code == 6  # the edit is drift
+    operator.must("dialplan", "push", "--yes", "--overwrite-drift")
+    assert operator.types("dialplan", "status", "--exit-code").code == 0
+
+
+def test_a_hand_edit_is_refused_shown_and_kept_when_overwritten(two: Operator) -> None:
+    edited = two.current / "extensions" / "acme.conf"
+    edited.write_text(edited.read_text() + "; my own line\n")
+    two.add("gamma", "--did", GAMMA)
+    said = two.types("dialplan", "push", "--yes")
+    assert said.code == 4
+    assert "extensions/acme.conf (changed)" in said.err
+    assert "--overwrite-drift" in said.err
+    two.must("dialplan", "push", "--yes", "--overwrite-drift")
+    kept = list((two.lab.store_dir / "releases").glob("drift-*"))
+    assert len(kept) == 1
+    assert "my own line" in (kept[0] / "extensions" / "acme.conf").read_text()
+
+
+# --- a push that Asterisk does not take ---------------------------------------------------------------
+
+
+def test_a_push_asterisk_refuses_is_rolled_back_and_proven(two: Operator) -> None:
+    before = two.current
+    shown = two.dialplan("from-trunk")
+    own = two.lab.config_dir / "extensions.conf"
+    healthy = own.read_bytes()
+    own.write_bytes(healthy + b"\n[operators-own-mistake\n")
+    two.add("gamma", "--did", GAMMA)
+    said = two.types("dialplan", "push", "--yes", "-o", "json")
+    # The old revision cannot be loaded through a broken top file either, but it never left the memory.
+    assert said.code in {8, 9}
+    assert two.current == before
+    assert two.dialplan("from-trunk") == shown
+    own.write_bytes(healthy)
+    two.must("dialplan", "push", "--yes")
+    assert GAMMA in two.dialplan("from-trunk")
+
+
+def test_a_push_that_does_not_prove_is_rolled_back_with_exit_8(two: Operator) -> None:
+    before = two.current
+    queues = two.lab.config_dir / "queues.conf"
+    healthy = queues.read_bytes()
+    # The operator's own template cuts voxtractl's mark off: app_queue says 204 and shows the old one.
+    queues.write_bytes(healthy.replace(b"[voxtractl-loaded](voxtractl-end)", b"[voxtractl-loaded](nothing)"))
+    two.must("tenant", "set", "acme", 'queues.support.members=["PJSIP/agent1"]')
+    said = two.types("dialplan", "push", "--yes", "-o", "json")
+    assert said.code == 8
+    error = said.document["error"]
+    assert error["id"] == "node.verify"
+    assert error["details"]["restored"] == before.name
+    assert "queues" in error["details"]["missing"]["kinds"]
+    assert two.current == before
+    queues.write_bytes(healthy)
+    two.must("dialplan", "push", "--yes")
+    assert "acme-support" in two.lab.cli("queue show acme-support")
+
+
+def test_two_reloads_at_once_wait_for_each_other(two: Operator) -> None:
+    two.add("gamma", "--did", GAMMA)
+    stop = threading.Event()
+
+    def reload_on_and_on() -> None:
+        for _ in range(500):
+            if stop.is_set():
+                return
+            two.lab.cli("module reload res_pjsip.so")
+
+    neighbour = threading.Thread(target=reload_on_and_on)
+    neighbour.start()
+    try:
+        two.must("dialplan", "push", "--yes")
+        two.must("dialplan", "reload", "--all")
+    finally:
+        stop.set()
+        neighbour.join()
+    assert GAMMA in two.dialplan("from-trunk")
+
+
+# --- doors that do not open -----------------------------------------------------------------------------
+
+
+def test_a_wrong_ari_password_ends_before_anything_is_touched(two: Operator, tmp_path: Path) -> None:
+    (tmp_path / "wrong").write_text("not-the-password")
+    text = two.config.read_text()
+    two.config.write_text(text.replace(str(two.lab.ari_password_file), "wrong"))
+    two.add("gamma", "--did", GAMMA)
+    before = sorted(two.lab.store_dir.rglob("*"))
+    said = two.types("dialplan", "push", "--yes", "-o", "json")
+    assert said.code == 5
+    assert said.document["error"]["id"] == "node.auth"
+    assert "not-the-password" not in said.out + said.err
+    assert sorted(two.lab.store_dir.rglob("*")) == before
+    two.config.write_text(two.config.read_text().replace('"wrong"', f'"{two.lab.ari_password_file}"'))
+    two.must("dialplan", "push", "--yes")
+
+
+def test_a_user_who_may_only_read_ends_before_anything_is_touched(two: Operator) -> None:
+    text = two.config.read_text()
+    reader = text.replace(f'"{two.lab.ari_user}"', f'"{two.lab.reader_user}"').replace(
+        str(two.lab.ari_password_file), str(two.lab.reader_password_file)
+    )
+    two.config.write_text(reader)
+    two.add("gamma", "--did", GAMMA)
+    before = two.current
+    said = two.types("dialplan", "push", "--yes")
+    assert said.code == 5
+    assert "read_only = no" in said.err
+    assert two.current == before
+
+
+def test_a_damaged_manifest_on_the_node_is_drift_and_heals(two: Operator) -> None:
+    (two.current / "manifest.json").write_bytes(b"{")
+    assert two.types("dialplan", "push", "--yes").code == 4
+    assert two.types("dialplan", "verify").code == 5
+    two.must("dialplan", "push", "--yes", "--overwrite-drift")
+    assert two.types("dialplan", "status", "--exit-code").code == 0
+
+
+# --- two operators, old plans ---------------------------------------------------------------------------
+
+
+def test_a_reviewed_plan_is_pushed_exactly_or_not_at_all(two: Operator) -> None:
+    two.add("gamma", "--did", GAMMA)
+    reviewed = two.must("dialplan", "plan", "-o", "json").document["plan"]
+    two.must("tenant", "set", "gamma", "dids=+265999000009")
+    said = two.types("dialplan", "push", "--yes", "--plan", reviewed, "-o", "json")
+    assert said.code == 4
+    assert said.document["error"]["id"] == "plan.stale"
+    reviewed = two.must("dialplan", "plan", "-o", "json").document["plan"]
+    two.must("dialplan", "push", "--plan", reviewed)  # no question: it was reviewed
+    assert "+265999000009" in two.dialplan("from-trunk")
+    assert two.types("dialplan", "push", "--plan", reviewed).code == 4  # once
+
+
+def test_a_second_pusher_is_refused_with_the_holders_name(two: Operator) -> None:
+    two.add("gamma", "--did", GAMMA)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(two.config)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline().strip() == "held"
+        said = two.types("dialplan", "push", "--yes", "-o", "json")
+        assert said.code == 4
+        assert said.document["error"]["id"] == "plan.locked"
+        assert "the-other-one" in said.out
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdin.close()
+        holder.stdout.close()
+    two.must("dialplan", "push", "--yes")  # its holder is dead: the lock is free
+
+
+HOLD = """
+import asyncio, sys
+from voxtractl.provision import TenantProvisioner
+
+async def hold():
+    async with TenantProvisioner(sys.argv[1]).store("lab") as store, store.lock("the-other-one"):
+        print("held", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+
+asyncio.run(hold())
+"""
+
+
+def test_a_pusher_that_is_killed_leaves_the_old_or_the_new_never_a_mix(two: Operator) -> None:
+    """kill -9 at many moments of a push; after each, all of one revision answers, and a push heals."""
+    shown: set[bool] = set()
+    for delay in (0.15, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7):
+        two.types("tenant", "remove", "gamma", "--yes")
+        two.must("dialplan", "push", "--yes", "--overwrite-drift", "--allow-deletes", "3")
+        two.add("gamma", "--did", GAMMA, "--queue", "support=PJSIP/agent1")
+        words = ["--config", str(two.config), "dialplan", "push", "--yes"]
+        pusher = subprocess.Popen(
+            [sys.executable, "-m", "voxtractl", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            pusher.wait(delay)
+        pusher.kill()
+        pusher.wait()
+        text = two.dialplan("from-trunk")
+        assert ACME in text
+        assert BETA in text
+        shown.add(GAMMA in text)
+        assert (GAMMA in text) == ("Queue(gamma-support)" in two.dialplan("voxtra-gamma-queues"))
+    two.must("dialplan", "push", "--yes")
+    assert two.live()
+    assert False in shown
+
+
+# --- an Asterisk that goes away -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone(
+    own_lab: Callable[[], Lab], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Operator]:
+    """As ``two``, on a lab of its own that may be killed."""
+    for typist in prepared(own_lab(), tmp_path, capsys):
+        typist.add("acme", "--did", ACME)
+        typist.must("dialplan", "push", "--yes")
+        yield typist
+
+
+def test_asterisk_down_is_unreachable_and_nothing_is_touched(alone: Operator) -> None:
+    before = alone.current
+    alone.add("gamma", "--did", GAMMA)
+    alone.lab.down()
+    said = alone.types("dialplan", "push", "--yes", "-o", "json")
+    assert said.code == 5
+    assert said.document["error"]["id"] == "node.unreachable"
+    assert said.document["error"]["retryable"] is True
+    assert alone.current == before
+    alone.lab.start()
+    alone.must("dialplan", "push", "--yes")
+    assert GAMMA in alone.dialplan("from-trunk")
+
+
+def test_what_was_pushed_is_there_after_a_restart_of_asterisk(alone: Operator) -> None:
+    alone.lab.kill()
+    alone.lab.start()
+    assert alone.live()
+
+
+def test_a_full_disk_leaves_the_old_revision_and_heals_when_there_is_room(
+    own_lab: Callable[[], Lab], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = own_lab()
+    lab.down()  # so that Asterisk starts with the small disk in sight
+    store = lab.store_dir
+    owner = store.stat()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size=300k,mode=2750,gid={owner.st_gid}", "tmpfs", str(store)],
+        check=True,
+    )
+    try:
+        lab.start()
+        for typist in prepared(lab, tmp_path, capsys):
+            typist.add("acme", "--did", ACME)
+            typist.must("dialplan", "push", "--yes")
+            before, shown = typist.current, typist.dialplan("from-trunk")
+            ballast = store / "ballast"
+            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 4096)
+            typist.add("gamma", "--did", GAMMA)
+            said = typist.types("dialplan", "push", "--yes", "-o", "json")
+            assert said.code == 5
+            assert said.document["error"]["id"] == "node.store"
+            assert typist.current == before
+            assert typist.dialplan("from-trunk") == shown
+            ballast.unlink()
+            typist.must("dialplan", "push", "--yes")
+            assert GAMMA in typist.dialplan("from-trunk")
+    finally:
+        lab.down()
+        subprocess.run(["umount", str(store)], check=True)
+
+
+# --- several nodes --------------------------------------------------------------------------------------
+
+
+def with_second_node(operator: Operator, store: str) -> None:
+    lab = operator.lab
+    operator.config.write_text(
+        operator.config.read_text()
+        + f"""
+[nodes.second]
+ari = "{lab.ari_url}"
+ari_user = "{lab.ari_user}"
+ari_password_file = "{lab.ari_password_file}"
+store = "{store}"
+"""
+    )
+
+
+def test_a_failed_canary_stops_the_rollout_and_a_failed_follower_is_partial(
+    two: Operator, tmp_path: Path
+) -> None:
+    with_second_node(two, f"local:{tmp_path}/nowhere/voxtractl")
+    two.add("gamma", "--did", GAMMA)
+    said = two.types("dialplan", "push", "--yes", "-o", "json")
+    assert said.code == 7
+    nodes = {node["node"]: node["status"] for node in said.document["error"]["details"]["nodes"]}
+    assert nodes == {"lab": "pushed", "second": "failed"}
+    assert GAMMA in two.dialplan("from-trunk")
+    text = two.config.read_text()
+    first, second = text.index("[nodes.lab]"), text.index("[nodes.second]")
+    rest = text.index("[tenants", first)
+    two.config.write_text(text[second:] + text[first:second][: rest - first] + text[rest:second])
+    said = two.types("dialplan", "push", "--yes")
+    assert said.code != 0
+    assert "second" in said.err
+
+
+def test_only_the_named_node_is_worked_on(two: Operator, tmp_path: Path) -> None:
+    with_second_node(two, f"local:{tmp_path}/nowhere/voxtractl")
+    two.add("gamma", "--did", GAMMA)
+    two.must("dialplan", "push", "--yes", "-n", "lab")
+    said = two.types("dialplan", "plan", "-n", "third")
+    assert said.code == 2
+    assert "lab, second" in said.err
+
+
+# --- library users --------------------------------------------------------------------------------------
+
+
+async def test_a_program_provisions_pushes_reloads_and_takes_away(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from voxtractl import ARIClient, TenantProvisioner
+    from voxtractl.model.tenant import Tenant
+
+    for typist in prepared_in_thread(lab, tmp_path, capsys):
+        provisioner = TenantProvisioner(typist.config)
+        files = provisioner.provision(Tenant(slug="acme", name="Acme", app="voxtra-acme", dids=(ACME,)))
+        assert ACME in files["extensions/acme.conf"]
+        (result,) = await provisioner.write_files()
+        assert result.status == "pushed"
+        async with ARIClient(lab.ari_url, lab.ari_user, lab.ari_password) as ari:
+            proof = await provisioner.reload_asterisk(ari)
+        assert ACME in typist.dialplan("from-trunk")
+        assert proof
+        provisioner.deprovision("acme")
+        from voxtractl.provision import Allowed
+
+        (result,) = await provisioner.push(Allowed(deletes=1))
+        assert result.status == "pushed"
+        assert ACME not in typist.dialplan("from-trunk")
+
+
+def prepared_in_thread(lab: Lab, folder: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Operator]:
+    """As ``prepared``, with the commands in a process of their own: an event loop runs here already."""
+    config = folder / "tenants.toml"
+    config.write_text(
+        f"""[nodes.lab]
+ari = "{lab.ari_url}"
+ari_user = "{lab.ari_user}"
+ari_password_file = "{lab.ari_password_file}"
+store = "local:{lab.store_dir}"
+""",
+        encoding="utf-8",
+    )
+    subprocess.run(
+        [sys.executable, "-m", "voxtractl", "--config", str(config), "node", "init", "lab", "--yes"],
+        check=True,
+        capture_output=True,
+    )
+    try:
+        yield Operator(config, capsys, lab)
+    finally:
+        lab.restore()
