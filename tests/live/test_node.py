@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import pty
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from tests.live.conftest import LabFactory, NodeDocument
 from tests.live.operator import Operator, Said
+from tests.tools.sshd import Sshd
 from voxtractl import naming
 from voxtractl.deploy import prepare
 from voxtractl.deploy.steps import Options
@@ -200,6 +204,57 @@ def test_a_prepared_node_starts_with_its_tenants(
     lab.kill()
     lab.start()
     assert operator.live()
+
+
+@pytest.mark.parametrize(("answer", "changed"), [("n", False), ("", False), ("y", True)])
+def test_a_person_at_a_terminal_is_asked(config: Path, lab: Lab, answer: str, changed: bool) -> None:
+    before = own_files(lab)
+    words = [sys.executable, "-m", "voxtractl", "--config", str(config), "node", "init"]
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(words, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True)
+        os.close(theirs)
+        seen = b""
+        while b"[y/N]" not in seen:
+            seen += os.read(ours, 4096)
+        os.write(ours, f"{answer}\n".encode())
+        out = process.communicate(timeout=30)[0]
+    finally:
+        os.close(ours)
+    assert process.returncode == 0
+    assert b"voxtractl/current/extensions.conf" in seen
+    assert ("prepared" in out) is changed
+    assert (own_files(lab) != before) is changed
+    assert live(lab) is changed
+
+
+def test_a_node_over_ssh_is_prepared_checked_and_given_back(
+    operator: Operator, lab: Lab, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    text = operator.config.read_text().replace(f"local:{lab.store_dir}", sshd.url(lab.store_dir))
+    operator.config.write_text(text.replace("[nodes.lab]\n", f'[nodes.lab]\nidentity = "{sshd.key()}"\n'))
+    before = own_files(lab)
+    refused = operator.types("node", "init", "--yes", "-o", "json")
+    assert (refused.code, refused.document["error"]["id"]) == (5, "node.host-key-unknown")
+    fingerprint = refused.document["error"]["details"]["fingerprint"]
+    operator.must("node", "trust", "lab", "--fingerprint", fingerprint)
+    operator.must("node", "init", "--yes")
+    assert live(lab)
+    operator.must("node", "check")
+    operator.must("node", "init", "--remove", "--yes")
+    assert own_files(lab) == before
+
+
+def test_one_node_that_fails_is_told_beside_the_one_that_is_prepared(operator: Operator, lab: Lab) -> None:
+    text = operator.config.read_text()
+    second = text.replace("[nodes.lab]", "[nodes.gone]").replace(lab.ari_url, "http://127.0.0.1:1")
+    operator.config.write_text(text + second)
+    said = operator.types("node", "init", "--yes", "-o", "json")
+    assert said.code == 7
+    states = {node["node"]: node["status"] for node in said.document["error"]["details"]["nodes"]}
+    assert states == {"lab": "prepared", "gone": "failed"}
+    assert live(lab)
 
 
 # --- init that fails: everything as before ----------------------------------------------------------------
