@@ -31,6 +31,7 @@ class Sshd:
     process: subprocess.Popen[str]
     host_key: asyncssh.SSHKey
     log: list[str] = field(default_factory=list)
+    reader: threading.Thread | None = None
     _keys: int = 0
 
     @property
@@ -69,7 +70,8 @@ class Sshd:
         self.kill_sessions()
         self.process.terminate()
         self.process.wait(timeout=10)
-        if self.process.stderr is not None:
+        if self.reader is not None and self.process.stderr is not None:
+            self.reader.join(timeout=10)
             self.process.stderr.close()
 
 
@@ -112,7 +114,8 @@ def start_sshd(folder: Path) -> Sshd:
         process.wait()
         process.stderr.close()
         pytest.fail(f"sshd did not start: {''.join(server.log)}")
-    threading.Thread(target=server.log.extend, args=(process.stderr,), daemon=True).start()
+    server.reader = threading.Thread(target=server.log.extend, args=(process.stderr,), daemon=True)
+    server.reader.start()
     return server
 
 

@@ -404,7 +404,7 @@ class Files:
         import asyncssh
 
         with suppress(asyncssh.SFTPOpUnsupported, asyncssh.SFTPFailure):
-            async with self._sftp.open(folder, "rb") as handle:
+            async with self._sftp.open(folder.rstrip("/"), "rb") as handle:
                 await handle.fsync()
 
     async def undo(self, revision: str) -> None:

@@ -56,11 +56,6 @@ class Answer:
     def text(self, name: str) -> str:
         return (self.get(name) or b"").decode("utf-8", "replace").strip()
 
-    @property
-    def last(self) -> str:
-        """What was being done when it failed."""
-        return self.sections[-1][0] if self.sections else ""
-
 
 class Shell:
     """``Way`` over a shell on the node."""
@@ -168,8 +163,8 @@ class Shell:
 
     def _error(self, answer: Answer, subject: str) -> Exception:
         """The error a section stands for; its text is what the node's tools said."""
-        name = answer.last
-        text = answer.text(name)
+        name, content = answer.sections[-1] if answer.sections else ("", b"")
+        text = content.decode("utf-8", "replace").strip()
         if name == "locked":
             return layout.locked(self._node, text)
         if name == "no-folder":
