@@ -219,7 +219,7 @@ def own(lab: Lab) -> Iterator[Carrier]:
 
 
 def fleet_of(*tenants: Tenant, **defaults: object) -> Fleet:
-    return Fleet({t.slug: t for t in tenants}, {}, replace(Defaults(), **defaults))  # type: ignore[arg-type]
+    return Fleet({t.slug: t for t in tenants}, {}, Defaults(**defaults))  # type: ignore[arg-type]
 
 
 def over(carrier: Carrier, tenant: Tenant = ACME) -> Tenant:
@@ -323,6 +323,14 @@ def test_the_own_trunk_reaches_own_numbers_and_no_others(bench: Bench, own: Carr
     assert own.call("1000").status == 503
     assert own.call(OTHER).status == 404
     assert own.call("support").status == 404
+    assert own.call("+265700").status == 404
+
+
+def test_two_tenants_at_one_carrier_both_get_their_calls(bench: Bench, own: Carrier) -> None:
+    both = fleet_of(over(own), over(own, replace(BETA, extensions=("1000",))))
+    bench.load(both, {"acme": Secret("a"), "beta": Secret("b")})
+    assert own.call(ONE).status == 503
+    assert own.call(OTHER).status == 503
     assert own.call("+265700").status == 404
 
 

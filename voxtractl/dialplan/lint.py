@@ -115,6 +115,7 @@ class Bounds:
     stasis_argument: str  # what must stand before other arguments: "acme," with shared apps
     queues: tuple[str, ...]  # Asterisk's names
     trunk: bool
+    arrival: str = ""  # where the calls of its own trunk arrive; its inbound context when empty
 
     @property
     def contexts(self) -> frozenset[str]:
@@ -460,7 +461,7 @@ def _restricted_object(section: Section, bounds: Bounds, file: str) -> Iterator[
         return
     fixed = {
         "type": kind,
-        "context": naming.inbound_context(bounds.slug),
+        "context": bounds.arrival or naming.inbound_context(bounds.slug),
         "aors": own,
         "outbound_auth": own,
         "endpoint": own,

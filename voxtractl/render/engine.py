@@ -18,7 +18,9 @@ whatever was dialled, reduced to digits and plus.
 
 import hashlib
 import posixpath
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Final
@@ -107,6 +109,8 @@ class _Renderer:
         self.compiled = _compiled(templates)
         self.secrets = secrets
         self.overrides = overrides
+        hosts = Counter(tenant.trunk.host.casefold() for tenant in self.tenants if tenant.trunk)
+        self.shared_hosts = {host for host, tenants in hosts.items() if tenants > 1}
         self.trunk_context = quoting.name(fleet.defaults.trunk_context, "defaults.trunk_context")
         unmatched = fleet.defaults.unmatched
         self.catch_all = None if unmatched == "reject" else unmatched
@@ -156,6 +160,7 @@ class _Renderer:
             "dispatch_context": naming.dispatch_context(slug),
             "trunk_endpoint": naming.trunk_endpoint(slug),
             "trunk_context": self.trunk_context,
+            "arrival_context": self._arrival(tenant),
         }
         label = ""
         digests: dict[str, str] = {}
@@ -234,6 +239,16 @@ class _Renderer:
             routes.setdefault(context, []).append((did, did[1:]))
         return sorted(routes.items())
 
+    def _arrival(self, tenant: Tenant) -> str:
+        """Where the calls of its own trunk arrive.
+
+        Asterisk knows a carrier by its address only, so of two tenants at one carrier the first would get the
+        calls of both (measured). Such a carrier is everybody's: its calls are routed by DID.
+        """
+        if tenant.trunk and tenant.trunk.host.casefold() in self.shared_hosts:
+            return self.trunk_context
+        return naming.inbound_context(tenant.slug)
+
     def _pjsip(self, tenant: Tenant) -> dict[str, Any]:
         trunk = tenant.trunk
         assert trunk is not None  # noqa: S101 - _kinds asked
@@ -269,7 +284,7 @@ class _Renderer:
                 hint="check the path under templates",
             )
         text = self._override(override, values, tenant)
-        bounds = lint.bounds_of(tenant, self.defaults, self.dids)
+        bounds = replace(lint.bounds_of(tenant, self.defaults, self.dids), arrival=values["arrival_context"])
         reasons = lint.restrict(kind, text.replace(LABEL_PLACE, "v-label"), bounds, file=override.origin)
         if reasons:
             raise LintFailed(

@@ -206,12 +206,17 @@ def test_includes_are_relative_to_asterisks_own_folder(
 
 
 def with_trunk(**changes: object) -> Tenant:
-    assert ACME.trunk
-    return dataclasses.replace(ACME, trunk=dataclasses.replace(ACME.trunk, **changes))  # type: ignore[arg-type]
+    values: dict[str, object] = {
+        "host": "sip.carrier.example",
+        "username": "acme",
+        "password": REF,
+        **changes,
+    }
+    return dataclasses.replace(ACME, trunk=Trunk(**values))  # type: ignore[arg-type]
 
 
 def with_queue(**changes: object) -> Tenant:
-    queue = dataclasses.replace(ACME.queues[0], **changes)  # type: ignore[arg-type]
+    queue = Queue(**{"name": "support", **changes})  # type: ignore[arg-type]
     return dataclasses.replace(ACME, queues=(queue,), fallback=None)
 
 
@@ -289,6 +294,15 @@ def test_any_free_text_is_refused_or_changes_nothing_but_its_own_value(text: str
     assert found == expected
     for before, after in zip(honest, values, strict=True):
         assert after == before if before != "honest" else text in (after, unquote(after))
+
+
+def test_tenants_at_one_carrier_are_told_apart_by_did_and_a_lone_one_by_its_trunk() -> None:
+    other = dataclasses.replace(with_trunk(host="SIP.carrier.example"), slug="beta", dids=(OTHER,))
+    secrets = {**SECRETS, "beta": Secret("b")}
+    both = text_of(render(fleet_of(ACME, other), secrets), "pjsip")
+    lone = text_of(render(fleet_of(ACME, dataclasses.replace(other, nodes=("pbx2",))), secrets), "pjsip")
+    assert "context = from-trunk\n" in both
+    assert "context = voxtra-acme-inbound\n" in lone
 
 
 def test_a_password_that_was_not_given_is_told() -> None:
