@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from voxtractl.errors import SettingsError
 
@@ -47,13 +47,18 @@ class Secret:
         return hash(("Secret", self._text))
 
 
-@dataclass(frozen=True, slots=True)
-class SecretRef:
-    """Where a secret is to be had: ``…_file``, ``…_env`` or ``…_command`` of the document."""
+class SecretRef(NamedTuple):
+    """Where a secret is to be had: ``…_file``, ``…_env`` or ``…_command`` of the document.
+
+    ``repr`` shows the key only: the words of a command may hold a token.
+    """
 
     kind: Literal["file", "env", "command"]
     value: tuple[str, ...]  # one path, one variable name, or the words of a command
     where: str  # the key in the document, for the error: nodes.pbx1.ari_password_file
+
+    def __repr__(self) -> str:
+        return f"SecretRef({self.where})"
 
     def resolve(self, base: Path) -> Secret:
         """Read the secret; relative files and commands are seen from ``base``, the document's folder.

@@ -65,6 +65,15 @@ def test_a_secret_shows_stars_everywhere() -> None:
     assert len({secret, Secret(CANARY)}) == 1
 
 
+def test_a_place_of_a_secret_shows_its_key_only() -> None:
+    """The words of a command may hold a token."""
+    ref = SecretRef("command", ("vault", CANARY), "nodes.a.ari_password_command")
+    assert (
+        f"{ref} {[ref]}"
+        == "SecretRef(nodes.a.ari_password_command) [SecretRef(nodes.a.ari_password_command)]"
+    )
+
+
 def test_a_secret_file_is_seen_from_the_documents_folder_without_its_line_end(tmp_path: Path) -> None:
     (tmp_path / "ari").write_text(f"{CANARY}\n", encoding="utf-8")
     assert SecretRef("file", ("ari",), "nodes.a.ari_password_file").resolve(tmp_path).reveal() == CANARY

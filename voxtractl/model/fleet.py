@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 from voxtractl import naming
 from voxtractl.model.forms import Fault, close
@@ -28,8 +28,7 @@ _CONTEXTS: Final = (
 SLUG_TAG: Final = "{{ slug }}"  # the one thing that is replaced in app_name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Defaults:
+class Defaults(NamedTuple):
     app_name: str = "voxtra-{{ slug }}"
     apps: str = "per-tenant"  # or "shared"
     workers: int = 1
