@@ -97,9 +97,9 @@ async def shown_key(node: str, place: Place, timeout: float) -> "asyncssh.SSHKey
 
 
 async def refused_key(
-    node: str, place: Place, own: Path | None, timeout: float
-) -> HostKeyUnknown | HostKeyChanged:
-    """Why a connection was refused for its host key: never seen, or another one than trusted."""
+    node: str, place: Place, own: Path | None, timeout: float, why: str
+) -> HostKeyUnknown | HostKeyChanged | NodeUnreachable:
+    """Why a handshake failed: a key never seen, another one than trusted, or ``why`` when neither."""
     import asyncssh
 
     key = await shown_key(node, place, timeout)
@@ -107,6 +107,8 @@ async def refused_key(
     details = {"host": place.host, "port": place.port, "fingerprint": fingerprint}
     found = asyncssh.match_known_hosts(trusted(own), place.host, "", place.port)
     known, revoked = [*found[0], *found[1]], found[2]
+    if key in known and key not in revoked:
+        return unreachable(node, place, why)
     if not known and key not in revoked:
         return HostKeyUnknown(
             f"the SSH key of {node} ({place.host}:{place.port}) was never trusted here: {fingerprint}",
@@ -176,6 +178,9 @@ def unreachable(node: str, place: Place, why: str) -> NodeUnreachable:
 
 
 def reason(exc: BaseException) -> str:
+    """What went wrong, in the few words of the system."""
+    if isinstance(exc, OSError) and exc.errno is not None and exc.errno > 0:
+        return os.strerror(exc.errno).lower()  # asyncio's own text repeats the address instead
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror.lower()
     return str(exc) or type(exc).__name__

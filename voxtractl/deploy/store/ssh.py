@@ -42,14 +42,20 @@ async def connect(
             return await asyncssh.connect(place.host, place.port, known_hosts=trusted(known_hosts), **options)
     except TimeoutError as exc:
         raise unreachable(node.name, place, f"no answer within {timeout:.0f} s") from exc
-    except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as exc:
-        raise await refused_key(node.name, place, known_hosts, timeout) from exc
+    except (
+        asyncssh.HostKeyNotVerifiable,
+        asyncssh.KeyExchangeFailed,
+        asyncssh.ConnectionLost,
+        ConnectionResetError,  # what is left to see when the server has no key of a kind we trust
+    ) as exc:
+        raise await refused_key(node.name, place, known_hosts, timeout, reason(exc)) from exc
     except asyncssh.PermissionDenied as exc:
         raise _refused_login(node, place, "the server accepts none of our keys") from exc
-    except asyncssh.KeyEncryptionError as exc:
-        raise _refused_login(node, place, "the key has a passphrase; add it to your ssh-agent") from exc
-    except asyncssh.KeyImportError as exc:
-        raise _refused_login(node, place, f"the key file cannot be used: {exc}") from exc
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as exc:
+        why = f"the key file cannot be used: {reason(exc)}"
+        if "passphrase" in why.lower():
+            why = "the key has a passphrase; add it to your ssh-agent and name no identity"
+        raise _refused_login(node, place, why) from exc
     except asyncssh.Error as exc:
         raise unreachable(node.name, place, reason(exc)) from exc
     except OSError as exc:
