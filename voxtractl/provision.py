@@ -252,7 +252,7 @@ class TenantProvisioner:
             async with self.open(node) as (store, ari):
                 return await steps.push(store, ari, bundle, options[node], inspect, self._report)
 
-        return self._audit(await roll_out(self.nodes, one, rollout or Rollout()))
+        return self.audit(await roll_out(self.nodes, one, rollout or Rollout()))
 
     async def _options(self, allowed: Allowed) -> "dict[str, Options]":
         """The options of each node. A reviewed digest of several nodes is taken apart by planning again."""
@@ -294,7 +294,7 @@ class TenantProvisioner:
             async with self.open(node) as (store, ari):
                 return await steps.rollback(store, ari, node, revision, options[node], self._report)
 
-        return self._audit(await roll_out(self.nodes, one, Rollout()))
+        return self.audit(await roll_out(self.nodes, one, Rollout()))
 
     async def reload(self, kinds: Collection[str] = ("extensions",)) -> "tuple[Result, ...]":
         """Let every Asterisk read its current revision again, and prove it."""
@@ -389,7 +389,7 @@ class TenantProvisioner:
         assert result.proof is not None  # noqa: S101  reload proves or raises
         return result.proof
 
-    def _audit(self, results: "tuple[Result, ...]") -> "tuple[Result, ...]":
+    def audit(self, results: "tuple[Result, ...]") -> "tuple[Result, ...]":
         """Write each node's audit line here too; trouble with it is a warning, never the end of a push."""
         lines = "".join(result.record.to_line() for result in results if result.record)
         if not lines:

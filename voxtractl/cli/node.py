@@ -71,9 +71,8 @@ def init(
     if any(_changes(edits) for edits in shown.values()) and not show.confirm(_question(shown, tenants, out)):
         show.emit({"changed": False}, "nothing was changed")
         return
-    results = _wait(
-        roll_out(tuple(shown), lambda node: _change(provisioner, node, shown, tenants, out), Rollout())
-    )
+    work = roll_out(tuple(shown), lambda node: _change(provisioner, node, shown, tenants, out), Rollout())
+    results = provisioner.audit(_wait(work))
     files = _files_document(shown)
     if not any(result.error for result in results) or context.settings().output == "text":
         show.emit(

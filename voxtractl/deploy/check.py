@@ -71,6 +71,8 @@ CALLS: Final[Mapping[str, str]] = {
     "res_pjsip_outbound_registration.so": "registers trunks",
 }
 
+# The first release of each series whose queues.conf may name a paused member: what proves the queues.
+_PROVABLE: Final[Mapping[int, int]] = {20: 12, 22: 2}
 # The first release of each series whose ARI also takes requests over the event websocket.
 _WEBSOCKET: Final[Mapping[int, int]] = {20: 14, 22: 4}
 _DOORS: Final = frozenset({"ari", "ari-user", "ari-write", "node"})  # a failure here is exit code 5
@@ -370,6 +372,13 @@ def _version(version: str) -> Finding:
         )
     if major not in _WEBSOCKET:
         return Finding("version", "warn", f"Asterisk {version}; voxtractl is tested with 20 and 22")
+    if minor < _PROVABLE[major]:
+        return Finding(
+            "version",
+            "fail",
+            f"Asterisk {version} is too old: what runs of queues.conf cannot be proven",
+            f"install {major}.{_PROVABLE[major]} or newer",
+        )
     if minor < _WEBSOCKET[major]:
         since = f"{major}.{_WEBSOCKET[major]}"
         return Finding("version", "ok", f"Asterisk {version} (requests over the websocket come with {since})")

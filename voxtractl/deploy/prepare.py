@@ -24,7 +24,7 @@ from voxtractl.deploy.include import State, has_lines, with_lines, without_lines
 from voxtractl.deploy.plan import Snapshot
 from voxtractl.deploy.proof import Proof, prove, questions
 from voxtractl.deploy.revision import Manifest, Outcome, Record, manifest_of, revision_id
-from voxtractl.deploy.steps import Options, Report, Result, _of_node, _reload, _to_its_end
+from voxtractl.deploy.steps import Options, Report, Result, of_node, reload_kinds, to_its_end
 from voxtractl.deploy.store.base import Store, include_prefix, parse_url
 from voxtractl.errors import (
     AriError,
@@ -45,10 +45,6 @@ __all__ = ["Edit", "file_of", "init", "look", "prefix_of", "remove"]
 Direction = Literal["in", "out"]
 
 _STARTS_WITHOUT: Final = ("pjsip", "queues")  # Asterisk runs without these files; they are made when absent
-
-# Kinds whose mark goes when the lines go. Asterisk keeps the device state of a queue that is no more
-# (measured on 22.10.1: NOT_INUSE although `queue show` has none), so the queues' mark proves only its coming.
-_GOES: Final = ("extensions", "pjsip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +126,10 @@ async def init(
         kinds = {edit.kind for edit in changed} | {kind for kind, live in before.items() if not live}
         work = _Work(store, ari, node, report, asked, before, asleep)
         proof = await work.carry_out(changed, kinds, "in")
+        record = None
         if snapshot.manifest is None:
-            await store.record(_record(manifest, options, "pushed", started))
+            record = _record(manifest, options, "pushed", started)
+            await store.record(record)
         return Result(
             node=node,
             status="prepared",
@@ -139,6 +137,7 @@ async def init(
             base=manifest.base,
             proof=proof,
             ms=_ms(started),
+            record=record,
         )
 
 
@@ -173,7 +172,7 @@ async def remove(
         changed = [edit for edit in edits if edit.changes]
         asked = snapshot.manifest.marks if snapshot.manifest else {}
         before = await _live(ari, node, asked)
-        kinds = {edit.kind for edit in changed} | {kind for kind in _GOES if before.get(kind)}
+        kinds = {edit.kind for edit in changed} | {kind for kind, live in before.items() if live}
         if not kinds:
             return Result(node=node, status="unchanged", revision=snapshot.revision, ms=_ms(started))
         work = _Work(store, ari, node, report, asked, before, frozenset())
@@ -206,12 +205,12 @@ class _Work:
             await self._load(kinds, refused)
             return await self._proven(direction)
         except NodeError as failure:
-            await _to_its_end(self._restore(edits, kinds, refused, failure.message))
+            await to_its_end(self._restore(edits, kinds, refused, failure.message))
             failure.message += "; Asterisk's own files are as they were"
             failure.args = (failure.message,)
             raise
         except asyncio.CancelledError:
-            await _to_its_end(self._restore(edits, kinds, refused, "interrupted"))
+            await to_its_end(self._restore(edits, kinds, refused, "interrupted"))
             raise
 
     async def _load(self, kinds: Collection[str], refused: set[str]) -> None:
@@ -219,7 +218,7 @@ class _Work:
         for kind in self.asleep:
             await _wake(self.ari, self.node, kind, self.report)
         try:
-            await _reload(self.ari, self.node, kinds, self.report)
+            await reload_kinds(self.ari, self.node, kinds, self.report)
         except ReloadFailed as exc:
             refused.add(str(exc.details["kind"]))
             raise
@@ -229,8 +228,8 @@ class _Work:
         try:
             proof = await prove(self.ari, questions(self.marks, {}, ""))
         except AriError as exc:
-            raise _of_node(self.node, exc) from exc
-        still = [kind for kind in _GOES if kind in self.marks and kind not in proof.missing_kinds]
+            raise of_node(self.node, exc) from exc
+        still = [kind for kind in self.marks if kind not in proof.missing_kinds]
         if direction == "in" and not proof.complete:
             raise VerifyFailed(
                 f"the lines are in, but Asterisk does not read through them: {proof.sentence()}",
@@ -262,7 +261,8 @@ class _Work:
             state = "are as they were, but it is not proven that it runs them"
             # A file that Asterisk refused with our lines may be one that it refuses without them as well:
             # then it has kept what it had all along.
-            await _reload(self.ari, self.node, [kind for kind in kinds if kind not in refused], self.report)
+            again = [kind for kind in kinds if kind not in refused]
+            await reload_kinds(self.ari, self.node, again, self.report)
             for kind in refused:
                 await self._reload_again(kind)
             old = {kind: mark for kind, mark in self.marks.items() if self.before.get(kind)}
@@ -279,7 +279,7 @@ class _Work:
 
     async def _reload_again(self, kind: str) -> None:
         try:
-            await _reload(self.ari, self.node, [kind], self.report)
+            await reload_kinds(self.ari, self.node, [kind], self.report)
         except ReloadFailed:
             self.report(self.node, f"Asterisk refuses {file_of(kind)} without our lines as well")
 
@@ -304,7 +304,7 @@ async def _guard(ari: ARIClient, node: str) -> None:
     try:
         await ari.ask(requests.probe_label(naming.LOADED_CONTEXT, "rev", "voxtractl"))
     except AriError as exc:
-        raise _of_node(node, exc) from exc
+        raise of_node(node, exc) from exc
 
 
 async def _modules(ari: ARIClient, node: str, edits: Sequence[Edit]) -> frozenset[str]:
@@ -318,7 +318,7 @@ async def _modules(ari: ARIClient, node: str, edits: Sequence[Edit]) -> frozense
         try:
             answer = await ari.ask(requests.module(module))
         except AriError as exc:
-            raise _of_node(node, exc) from exc
+            raise of_node(node, exc) from exc
         there = answer.status == 200 and isinstance(answer.body, dict)
         if there and answer.body.get("status") == "Running":
             continue
@@ -342,7 +342,7 @@ async def _wake(ari: ARIClient, node: str, kind: str, report: Report) -> None:
         for method in ("DELETE", "POST"):
             await ari.request(replace(requests.module(module), method=method))
     except AriError as exc:
-        raise _of_node(node, exc) from exc
+        raise of_node(node, exc) from exc
 
 
 async def _live(ari: ARIClient, node: str, marks: Mapping[str, str]) -> dict[str, bool]:
@@ -350,7 +350,7 @@ async def _live(ari: ARIClient, node: str, marks: Mapping[str, str]) -> dict[str
     try:
         proof = await prove(ari, questions(marks, {}, ""))
     except AriError as exc:
-        raise _of_node(node, exc) from exc
+        raise of_node(node, exc) from exc
     return {kind: kind not in proof.missing_kinds for kind in marks}
 
 

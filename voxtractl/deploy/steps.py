@@ -37,7 +37,21 @@ from voxtractl.errors import (
 )
 from voxtractl.render.bundle import Bundle
 
-__all__ = ["Options", "Report", "Result", "Status", "failed", "look", "push", "reload", "rollback", "verify"]
+__all__ = [
+    "Options",
+    "Report",
+    "Result",
+    "Status",
+    "failed",
+    "look",
+    "of_node",
+    "push",
+    "reload",
+    "reload_kinds",
+    "rollback",
+    "to_its_end",
+    "verify",
+]
 
 Report = Callable[[str, str], None]  # (node, what is being done now)
 
@@ -234,7 +248,7 @@ async def reload(store: Store, ari: ARIClient, node: str, kinds: Collection[str]
     started = monotonic()
     snapshot = await store.observe()
     manifest = _pushed(node, snapshot)
-    await _reload(ari, node, kinds, report)
+    await reload_kinds(ari, node, kinds, report)
     proof = await _prove(ari, node, manifest, None, report)
     return Result(
         node=node,
@@ -309,7 +323,7 @@ async def _guard_ari(work: _Work, snapshot: Snapshot) -> Mapping[str, bool]:
             await work.ari.ask(requests.probe_label(naming.LOADED_CONTEXT, "rev", "voxtractl"))
         proof = await prove(work.ari, questions(marks, {}, ""))
     except AriError as exc:
-        raise _of_node(work.node, exc) from exc
+        raise of_node(work.node, exc) from exc
     return {kind: kind not in proof.missing_kinds for kind in marks}
 
 
@@ -322,10 +336,10 @@ async def _settle(work: _Work, bundle: Bundle, plan: Plan, snapshot: Snapshot) -
         proof = await prove(work.ari, asked)
         if not proof.complete:
             status = "reloaded"
-            await _reload(work.ari, bundle.node, naming.KINDS, work.report)
+            await reload_kinds(work.ari, bundle.node, naming.KINDS, work.report)
             proof = await prove(work.ari, asked)
     except AriError as exc:
-        raise _of_node(work.node, exc) from exc
+        raise of_node(work.node, exc) from exc
     if not proof.complete:
         raise _not_proven(
             bundle.node, manifest.revision, proof, "the files are right, Asterisk does not read them"
@@ -356,24 +370,25 @@ async def _activate(
     try:
         await change()
         changed = True
-        await _reload(work.ari, work.node, kinds, work.report)
+        await reload_kinds(work.ari, work.node, kinds, work.report)
         return await _prove(work.ari, work.node, manifest, only, work.report)
     except NodeError as failure:
         if changed:
-            await _to_its_end(
+            await to_its_end(
                 _restore(work, snapshot, before, kinds, manifest.revision, failure.message, plan)
             )
             failure.details["restored"] = snapshot.revision
             proven = "back and proven" if all(before.values()) else "back; it was not live before either"
             failure.message += f"; {snapshot.revision} is {proven}"
+            failure.args = (failure.message,)
         raise
     except asyncio.CancelledError:
         # Whether the flip had happened is not known; flipping back to what is current changes nothing.
-        await _to_its_end(_restore(work, snapshot, before, kinds, manifest.revision, "interrupted", plan))
+        await to_its_end(_restore(work, snapshot, before, kinds, manifest.revision, "interrupted", plan))
         raise
 
 
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
     """Await ``work`` although this task is cancelled meanwhile, however often; its steps are bounded."""
     task = asyncio.ensure_future(work)
     while not task.done():
@@ -405,7 +420,7 @@ async def _restore(
         )
     try:
         await work.store.flip(old)
-        await _reload(work.ari, work.node, kinds, work.report)
+        await reload_kinds(work.ari, work.node, kinds, work.report)
         # Only what was live before can be demanded: a node whose include line was missing had nothing live.
         marks = {
             k: m for k, m in (snapshot.manifest.marks if snapshot.manifest else {}).items() if before.get(k)
@@ -430,7 +445,7 @@ async def _restore(
     await _try_record(work, _record(work, "rolled-back", failed, old, plan, reason))
 
 
-async def _reload(ari: ARIClient, node: str, kinds: Collection[str], report: Report) -> None:
+async def reload_kinds(ari: ARIClient, node: str, kinds: Collection[str], report: Report) -> None:
     for kind in RELOAD_ORDER:
         if kind not in kinds:
             continue
@@ -439,7 +454,7 @@ async def _reload(ari: ARIClient, node: str, kinds: Collection[str], report: Rep
             await ari.reload(requests.MODULES[kind])
         except AriError as exc:
             if exc.status != 409:
-                raise _of_node(node, exc) from exc
+                raise of_node(node, exc) from exc
             raise ReloadFailed(
                 f"Asterisk refused to load {kind} and kept what it had",
                 node=node,
@@ -457,7 +472,7 @@ async def _prove(
             ari, questions(manifest.marks, manifest.tenants, manifest.trunk_context, only=only)
         )
     except AriError as exc:
-        raise _of_node(node, exc) from exc
+        raise of_node(node, exc) from exc
     if not proof.complete:
         raise _not_proven(node, manifest.revision, proof, "Asterisk does not run it")
     return proof
@@ -472,7 +487,7 @@ def _not_proven(node: str, revision: str, proof: Proof, why: str) -> VerifyFaile
     )
 
 
-def _of_node(node: str, exc: AriError) -> NodeError:
+def of_node(node: str, exc: AriError) -> NodeError:
     """An ARI error as the node's own."""
     kind: type[NodeError] = (
         NodeAuthFailed if isinstance(exc, AriAuthFailed) or exc.status == 403 else NodeUnreachable
