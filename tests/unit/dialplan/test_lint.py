@@ -78,6 +78,7 @@ def test_the_end_template_of_a_file_is_known() -> None:
         (with_line("exten => ${X},1,Hangup()"), "an extension Asterisk will not match"),
         (with_line("exten => " + "1" * 80 + ",1,Hangup()"), "an extension Asterisk will not match"),
         (with_line("exten => 1,1,"), "1 runs no application"),
+        (with_line("exten => 1,x,Hangup()"), "'x' is not a priority"),
         (with_line("exten => 1,1,NoOp(${X)"), "brackets that do not match"),
         (with_line("exten => 1,1,NoOp(a)b()"), "brackets that do not match"),
         (with_line("exten => 1,1,NoOp(" + "x" * 8000 + ")"), "a line over 8000 bytes"),
@@ -104,6 +105,10 @@ def test_a_reason_names_file_and_line() -> None:
     (reason,) = lint.lint_file("extensions", with_line("exten => 1,2,Hangup()"), [ACME], file="a.conf")
     assert (reason.file, reason.line, reason.path) == ("a.conf", 9, "voxtra-acme-inbound")
     assert reason.todo
+
+
+def test_a_hint_of_the_operators_template_is_no_fault() -> None:
+    assert told(with_line("exten => 1,hint,PJSIP/agent1"), ACME) == []
 
 
 def test_two_tenants_of_one_file_do_not_take_each_others_place() -> None:
@@ -229,6 +234,10 @@ def test_an_own_template_may_not_inherit_or_define_templates(name: str) -> None:
 
 def test_an_own_template_has_no_hints() -> None:
     assert refused(with_line("exten => 1,hint,PJSIP/x")) == ["a hint"]
+
+
+def test_an_own_template_jumps_within_the_trunk_context_to_own_numbers_only() -> None:
+    assert refused(GOOD.replace(f"Goto({ONE},1)", f"Goto({TWO},1)")) == [f"a jump to {TWO} in from-trunk"]
 
 
 def test_with_shared_apps_the_tenant_stays_the_first_argument() -> None:

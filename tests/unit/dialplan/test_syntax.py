@@ -120,7 +120,7 @@ def test_comments_are_cut_as_asterisk_cuts_them(line: str, value: str) -> None:
 
 
 def test_a_block_comment_hides_lines_until_it_ends() -> None:
-    text = "[a]\nb = 1 ;-- c\nd = 2\n;-- e --;\nf = 3 --; g = 4\n"
+    text = "[a]\nb = 1 ;-- c\nd = 2 ; x\n;-- e --;\nf = 3 --; g = 4\n"
     assert [(e.key, e.value) for e in syntax.read(text).sections[0].entries] == [("b", "1"), ("g", "4")]
 
 

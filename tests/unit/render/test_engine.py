@@ -110,6 +110,14 @@ def test_everything_the_packaged_templates_make_proves(
     assert lint.lint_bundle(bundle.files, fleet, "pbx1") == ()
 
 
+def test_only_the_files_that_were_asked_for_are_proven() -> None:
+    fleet = fleet_of(ACME, BETA)
+    files = {**render(fleet).files, "extensions/beta.conf": b"words\n"}
+    assert lint.lint_bundle(files, fleet, "pbx1", only=["extensions/acme.conf"]) == ()
+    found = lint.lint_bundle(files, fleet, "pbx1", only=["extensions/beta.conf"])
+    assert {reason.file for reason in found} == {"extensions/beta.conf"}
+
+
 def test_a_tenant_is_remembered_by_its_label_numbers_and_names() -> None:
     state = render(fleet_of(ACME, BETA)).tenants
     assert state["acme"].dids == (ONE, TWO)

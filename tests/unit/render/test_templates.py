@@ -83,13 +83,14 @@ def test_an_installed_wheel_finds_the_templates_it_brought(tmp_path: Path) -> No
         "import voxtractl; from voxtractl.render import templates; found = templates.find();"
         "print(voxtractl.__file__); [print(found[name].origin) for name in templates.NAMES]"
     )
+    bare = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
     done = subprocess.run(
         [sys.executable, "-c", script],
         check=True,
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(site)},
+        env={**bare, "PYTHONPATH": str(site)},
     )
     package, *origins = done.stdout.splitlines()
     assert Path(package) == site / "voxtractl" / "__init__.py"
