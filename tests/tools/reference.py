@@ -10,7 +10,7 @@ a key means, how a command may end) stands below as a table that must name every
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -266,18 +266,24 @@ def _default(place: str, key: str) -> str:
     """The value of an absent key, when it is one that can be written down."""
     if f"{place}.{key}" in REQUIRED:
         return "an error"
-    for field in fields(VALUES[place]) if place in VALUES else ():
-        if (
-            field.name == key
-            and isinstance(field.default, (str, int, float, tuple))
-            and field.default not in {"", ()}
-        ):
-            value = field.default
-            if isinstance(value, bool):
-                return f"`{str(value).lower()}`"
-            listed = "[" + ", ".join(f'"{v}"' for v in value) + "]" if isinstance(value, tuple) else None
-            return f"`{listed or (repr(value) if not isinstance(value, str) else chr(34) + value + chr(34))}`"
-    return ""
+    value = _defaults(VALUES[place]).get(key) if place in VALUES else None
+    if value is None or value in ("", ()):
+        return ""
+    if isinstance(value, tuple):
+        return "`[" + ", ".join(f'"{element}"' for element in value) + "]`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return (
+        f'`"{value}"`' if isinstance(value, str) else f"`{value}`" if isinstance(value, (int, float)) else ""
+    )
+
+
+def _defaults(of: type) -> Mapping[str, Any]:
+    """Field → default, of a dataclass or a named tuple."""
+    if is_dataclass(of):
+        return {field.name: field.default for field in fields(of) if field.default is not MISSING}
+    named: Mapping[str, Any] = getattr(of, "_field_defaults", {})
+    return named
 
 
 def _errors_table() -> Iterator[str]:

@@ -22,38 +22,8 @@ KNOWN: Final[set[str]] = {
     "voxtractl.cli.demo.DemoFailed",
     "voxtractl.cli.demo.Step",
     "voxtractl.cli.entry.Commands",
-    "voxtractl.deploy.steps._of_node",
-    "voxtractl.deploy.steps._reload",
-    "voxtractl.deploy.steps._to_its_end",
     "voxtractl.deploy.store.shell.Answer",
     "voxtractl.lab.process.tail",
-    *(
-        f"voxtractl.model.forms.{name}"
-        for name in [
-            "SLUG_TODO",
-            "app",
-            "ari",
-            "codec",
-            "context",
-            "dialled",
-            "did",
-            "extension",
-            "folder",
-            "handler",
-            "host",
-            "kind",
-            "member",
-            "node_name",
-            "plain",
-            "prefix",
-            "queue",
-            "shown",
-            "sound",
-            "store",
-            "strategy",
-            "username",
-        ]
-    ),
 }
 
 
