@@ -55,6 +55,12 @@ def test_a_right_fragment_has_no_reasons() -> None:
     assert refused(GOOD) == []
 
 
+def test_own_contexts_may_include_each_other() -> None:
+    text = with_line("include => voxtra-acme-fallback")
+    assert told(text, ACME) == []
+    assert refused(text) == []
+
+
 def test_the_end_template_of_a_file_is_known() -> None:
     assert told(f"{GOOD}[voxtractl-end-extensions-acme-3f9c01d2](!)\n", ACME) == []
 
