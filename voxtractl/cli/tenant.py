@@ -234,7 +234,7 @@ def _remove(config: Path, slug: str) -> str:
 
 def _rewrite(config: Path, slug: str, change: Change) -> bool:
     """One change of the document, whole or not at all; whether there was anything to change."""
-    with files.locked(config):
+    with files.locked(config), document.collector_paused():
         sources = files.read_sources(config)
         new = change(sources)
         if new is None:

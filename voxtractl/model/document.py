@@ -27,7 +27,7 @@ from voxtractl.settings import SecretRef
 if TYPE_CHECKING:
     from voxtractl.model.layout import Layout
 
-__all__ = ["Finder", "Source", "known_keys", "parse", "place", "slug_fault"]
+__all__ = ["Finder", "Source", "collector_paused", "known_keys", "parse", "place", "slug_fault"]
 
 _PORT: Final = number(1, 65535)
 
@@ -37,7 +37,7 @@ def parse(sources: Sequence[Source]) -> Fleet:
 
     Raises FleetError with every reason, syntax errors of some files and rules broken in others together.
     """
-    with _collector_paused():
+    with collector_paused():
         reader = _Reader(sources[0].file if sources else "")
         for i, source in enumerate(sources):
             reader.take(source, first=i == 0)
@@ -64,7 +64,7 @@ def place(sources: Sequence[Source], key: Key) -> tuple[str, int, int] | None:
 
 
 @contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """No garbage collection while values are built that all stay: 10,000 tenants in one file 0.41 s
     instead of 1.05 s (measured)."""
     was = gc.isenabled()

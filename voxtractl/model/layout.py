@@ -16,6 +16,7 @@ from voxtractl.model.keys import Key
 __all__ = ["Layout", "Statement", "line_col", "scan"]
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
+_PLAIN: Final = re.compile(r"([A-Za-z0-9_-]+)[ \t]*=[ \t]*")  # a bare key up to its value
 _GAP: Final = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")  # between statements and inside brackets
 _BLANK: Final = re.compile(r"[ \t]*")
 _REST: Final = re.compile(r"[ \t]*(?:#[^\n]*)?(?:\r?\n)?")  # what may follow on the line of a statement
@@ -131,8 +132,12 @@ class _Scan:
 
     def _left(self, pos: int, base: Key) -> tuple[Key, int]:
         """The key of ``key = value`` and the offset of the value."""
-        parts, pos = self._parts(pos)
         key = base
+        if plain := _PLAIN.match(self.text, pos):  # nearly all of them
+            key = (*base, plain[1])
+            self.found.places.setdefault(key, pos)
+            return key, plain.end()
+        parts, pos = self._parts(pos)
         for name, at in parts:
             key = (*key, name)
             self.found.places.setdefault(key, at)

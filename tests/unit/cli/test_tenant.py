@@ -96,6 +96,14 @@ def test_add_writes_everything_that_was_typed_and_nothing_else(
     )
 
 
+def test_a_password_command_is_split_like_a_shell_does(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("add", "beta", "--trunk-host", "h", "--trunk-password-command", "pass show 'voice/beta trunk'")
+    assert answer(capsys, *words)[0] == 0
+    assert 'password_command = ["pass", "show", "voice/beta trunk"]\n' in config.read_text(encoding="utf-8")
+
+
 def test_a_node_of_the_environment_limits_commands_but_is_not_written(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +144,7 @@ def test_adding_what_exists_names_its_place(config: Path, capsys: pytest.Capture
         ("add beta --queue a=PJSIP/x,agent", 3, '"agent" is not a member of a queue'),
         ("add beta --trunk-username x", 3, "tenants.beta.trunk: host is missing"),
         ("add beta --node pbx9", 3, "there is no node pbx9"),
+        ("add beta --trunk-password-command 'x", 2, "--trunk-password-command has an open quote"),
         ("set gamma name=x", 2, 'there is no tenant "gamma" in tenants.toml'),
         ("set amce name=x", 2, "did you mean acme?"),
         ("set acme", 2, "Missing argument"),

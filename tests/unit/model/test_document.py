@@ -173,6 +173,13 @@ WRONG_TOP = [
     ("[tenants.general]\n", "1:10: tenants.general: general is a reserved word; choose another slug"),
     ('[tenants."a b"]\n', '1:10: tenants."a b": "a b" is not a slug; '
                           "use small letters, digits and hyphens, a letter first, at most 31"),
+    ("[nodes]\npbx1 = 1\n", "2:1: nodes.pbx1: this is a number, not a table; write [nodes.pbx1] and keys below it"),
+    ('[nodes."a b"]\n', '1:8: nodes."a b": "a b" is not a node\'s name; use letters, digits, dot, hyphen and '
+                        "underscore, at most 63, a letter or digit first"),
+    ("[tenants.a]\nqueues = 1\n", "2:1: tenants.a.queues: this is a number, not a table; write [tenants.a.queues.NAME]"),
+    ("[tenants.a]\nfallback = 1\n", "2:1: tenants.a.fallback: this is a number, not a table; "
+                                    "write [tenants.a.fallback] and keys below it"),
+    ("defaults = 1\n", "1:1: defaults: this is a number, not a table; write [defaults] and keys below it"),
     ("[defaults]\nworker = 2\n", "2:1: defaults.worker: unknown key; did you mean workers?"),
     ("[defaults]\nworkers = 65\n", "2:1: defaults.workers: the number is not from 1 to 64; correct the number"),
     ('[defaults]\napps = "tenant"\n', '2:1: defaults.apps: "tenant" is not a way to make Stasis apps; '
