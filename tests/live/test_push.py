@@ -9,13 +9,17 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.live.operator import Operator
+from voxtractl import ARIClient, TenantProvisioner
+from voxtractl.errors import PlanRefused, UsageFault
 from voxtractl.lab import Lab
+from voxtractl.model.tenant import Tenant
+from voxtractl.provision import Allowed
 
 ACME = "+265999000001"
 BETA = "+265999000002"
@@ -24,30 +28,9 @@ CANARY = "canary-4711-secret"
 
 
 @pytest.fixture
-def operator(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Operator]:
+def operator(lab: Lab, node_document: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> Operator:
     """An operator with an empty document and a prepared node."""
-    yield from prepared(lab, tmp_path, capsys)
-
-
-def prepared(lab: Lab, folder: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Operator]:
-    config = folder / "tenants.toml"
-    config.write_text(
-        f"""[nodes.lab]
-ari = "{lab.ari_url}"
-ari_user = "{lab.ari_user}"
-ari_password_file = "{lab.ari_password_file}"
-store = "local:{lab.store_dir}"
-""",
-        encoding="utf-8",
-    )
-    (folder / "state").mkdir()
-    typist = Operator(config, capsys, lab)
-    typist.must("node", "init", "lab", "--yes")
-    try:
-        yield typist
-    finally:
-        if lab.alive:
-            lab.restore()
+    return Operator(node_document(), capsys, lab)
 
 
 @pytest.fixture(autouse=True)
@@ -427,13 +410,14 @@ def test_a_pusher_that_is_killed_leaves_the_old_or_the_new_never_a_mix(two: Oper
 
 @pytest.fixture
 def alone(
-    own_lab: Callable[[], Lab], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Operator]:
-    """As ``two``, on a lab of its own that may be killed."""
-    for typist in prepared(own_lab(), tmp_path, capsys):
-        typist.add("acme", "--did", ACME)
-        typist.must("dialplan", "push", "--yes")
-        yield typist
+    own_lab: Callable[[], Lab], node_document: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> Operator:
+    """An operator whose lab may be killed; acme is live."""
+    lab = own_lab()
+    typist = Operator(node_document(lab=lab), capsys, lab)
+    typist.add("acme", "--did", ACME)
+    typist.must("dialplan", "push", "--yes")
+    return typist
 
 
 def test_asterisk_down_is_unreachable_and_nothing_is_touched(alone: Operator) -> None:
@@ -457,35 +441,32 @@ def test_what_was_pushed_is_there_after_a_restart_of_asterisk(alone: Operator) -
 
 
 def test_a_full_disk_leaves_the_old_revision_and_heals_when_there_is_room(
-    own_lab: Callable[[], Lab], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_lab: Callable[[], Lab], node_document: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     lab = own_lab()
     lab.down()  # so that Asterisk starts with the small disk in sight
     store = lab.store_dir
-    owner = store.stat()
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size=300k,mode=2750,gid={owner.st_gid}", "tmpfs", str(store)],
-        check=True,
-    )
+    options = f"size=300k,mode=2750,gid={store.stat().st_gid}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(store)], check=True)
     try:
         lab.start()
-        for typist in prepared(lab, tmp_path, capsys):
-            typist.add("acme", "--did", ACME)
-            typist.must("dialplan", "push", "--yes")
-            before, shown = typist.current, typist.dialplan("from-trunk")
-            ballast = store / "ballast"
-            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-                while True:
-                    file.write(b"x" * 4096)
-            typist.add("gamma", "--did", GAMMA)
-            said = typist.types("dialplan", "push", "--yes", "-o", "json")
-            assert said.code == 5
-            assert said.document["error"]["id"] == "node.store"
-            assert typist.current == before
-            assert typist.dialplan("from-trunk") == shown
-            ballast.unlink()
-            typist.must("dialplan", "push", "--yes")
-            assert GAMMA in typist.dialplan("from-trunk")
+        typist = Operator(node_document(lab=lab), capsys, lab)
+        typist.add("acme", "--did", ACME)
+        typist.must("dialplan", "push", "--yes")
+        before, shown = typist.current, typist.dialplan("from-trunk")
+        ballast = store / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        typist.add("gamma", "--did", GAMMA)
+        said = typist.types("dialplan", "push", "--yes", "-o", "json")
+        assert said.code == 5
+        assert said.document["error"]["id"] == "node.store"
+        assert typist.current == before
+        assert typist.dialplan("from-trunk") == shown
+        ballast.unlink()
+        typist.must("dialplan", "push", "--yes")
+        assert GAMMA in typist.dialplan("from-trunk")
     finally:
         lab.down()
         subprocess.run(["umount", str(store)], check=True)
@@ -540,47 +521,38 @@ def test_only_the_named_node_is_worked_on(two: Operator, tmp_path: Path) -> None
 
 
 async def test_a_program_provisions_pushes_reloads_and_takes_away(
-    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lab: Lab, node_document: Callable[..., Path]
 ) -> None:
-    from voxtractl import ARIClient, TenantProvisioner
-    from voxtractl.model.tenant import Tenant
+    provisioner = TenantProvisioner(node_document())
+    files = provisioner.provision(Tenant(slug="acme", name="Acme", app="voxtra-acme", dids=(ACME,)))
+    assert ACME in files["extensions/acme.conf"]
+    (result,) = await provisioner.write_files()
+    assert result.status == "pushed"
+    async with ARIClient(lab.ari_url, lab.ari_user, lab.ari_password) as ari:
+        assert await provisioner.reload_asterisk(ari)
+    assert ACME in lab.cli("dialplan show from-trunk")
+    provisioner.deprovision("acme")
+    (result,) = await provisioner.push(Allowed(deletes=1))
+    assert result.status == "pushed"
+    assert ACME not in lab.cli("dialplan show from-trunk")
 
-    for typist in prepared_in_thread(lab, tmp_path, capsys):
-        provisioner = TenantProvisioner(typist.config)
-        files = provisioner.provision(Tenant(slug="acme", name="Acme", app="voxtra-acme", dids=(ACME,)))
-        assert ACME in files["extensions/acme.conf"]
-        (result,) = await provisioner.write_files()
-        assert result.status == "pushed"
-        async with ARIClient(lab.ari_url, lab.ari_user, lab.ari_password) as ari:
-            proof = await provisioner.reload_asterisk(ari)
-        assert ACME in typist.dialplan("from-trunk")
-        assert proof
+
+async def test_a_tenant_without_numbers_is_proven_by_its_fallback(node_document: Callable[..., Path]) -> None:
+    provisioner = TenantProvisioner(node_document())
+    provisioner.provision(Tenant(slug="acme", name="Acme", app="voxtra-acme"))
+    (result,) = await provisioner.push()
+    assert result.proof is not None
+    assert result.proof.asked == 4  # three kinds and the tenant
+
+
+async def test_reload_asterisk_knows_only_its_own_nodes(
+    node_document: Callable[..., Path],
+) -> None:
+    provisioner = TenantProvisioner(node_document(init=False))
+    async with ARIClient("http://127.0.0.1:9", "a", "b") as ari:
+        with pytest.raises(UsageFault, match="no node"):
+            await provisioner.reload_asterisk(ari)
+    with pytest.raises(PlanRefused, match="nothing was ever pushed"):
+        await provisioner.reload_asterisk()
+    with pytest.raises(UsageFault, match="no tenant"):
         provisioner.deprovision("acme")
-        from voxtractl.provision import Allowed
-
-        (result,) = await provisioner.push(Allowed(deletes=1))
-        assert result.status == "pushed"
-        assert ACME not in typist.dialplan("from-trunk")
-
-
-def prepared_in_thread(lab: Lab, folder: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Operator]:
-    """As ``prepared``, with the commands in a process of their own: an event loop runs here already."""
-    config = folder / "tenants.toml"
-    config.write_text(
-        f"""[nodes.lab]
-ari = "{lab.ari_url}"
-ari_user = "{lab.ari_user}"
-ari_password_file = "{lab.ari_password_file}"
-store = "local:{lab.store_dir}"
-""",
-        encoding="utf-8",
-    )
-    subprocess.run(
-        [sys.executable, "-m", "voxtractl", "--config", str(config), "node", "init", "lab", "--yes"],
-        check=True,
-        capture_output=True,
-    )
-    try:
-        yield Operator(config, capsys, lab)
-    finally:
-        lab.restore()

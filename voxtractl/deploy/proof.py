@@ -20,7 +20,7 @@ from voxtractl.render.bundle import TenantState
 __all__ = ["Proof", "Question", "prove", "questions"]
 
 
-What = Literal["kind", "did", "endpoint"]
+What = Literal["kind", "tenant", "did", "endpoint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +40,18 @@ class Proof:
     asked: int
     dids: int
     missing_kinds: tuple[str, ...] = ()
+    missing_tenants: tuple[str, ...] = ()  # only those without a DID to ask for
     missing_dids: tuple[str, ...] = ()
     missing_endpoints: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        return not (self.missing_kinds or self.missing_dids or self.missing_endpoints)
+        return not self.missing()
 
     def missing(self) -> dict[str, list[str]]:
         found = {
             "kinds": self.missing_kinds,
+            "tenants": self.missing_tenants,
             "dids": self.missing_dids,
             "endpoints": self.missing_endpoints,
         }
@@ -61,6 +63,7 @@ class Proof:
         if self.missing_kinds:
             parts.append(f"{' and '.join(self.missing_kinds)} not loaded whole")
         for what, values in (
+            ("tenant", self.missing_tenants),
             ("DID", self.missing_dids),
             ("endpoint", self.missing_endpoints),
         ):
@@ -90,6 +93,9 @@ def questions(
     for slug, state in tenants.items():
         if only is not None and slug not in only:
             continue
+        if not state.dids:
+            probe = requests.probe_label(naming.fallback_context(slug), "s", state.label)
+            asked.append(Question("tenant", slug, probe, requests.label_answer))
         for did in state.dids:
             context = naming.did_context(did, trunk_context, total)
             probe = requests.probe_label(context, did, state.label)
@@ -102,7 +108,7 @@ def questions(
 
 async def prove(ari: ARIClient, asked: Sequence[Question]) -> Proof:
     """Ask Asterisk all questions. Raises AriError when it does not answer one of them with yes or no."""
-    missing: dict[What, list[str]] = {"kind": [], "did": [], "endpoint": []}
+    missing: dict[What, list[str]] = {"kind": [], "tenant": [], "did": [], "endpoint": []}
     answers = await ari.ask_all([question.request for question in asked])
     for question, answer in zip(asked, answers, strict=True):
         live = question.read(answer)
@@ -114,6 +120,7 @@ async def prove(ari: ARIClient, asked: Sequence[Question]) -> Proof:
         asked=len(asked),
         dids=sum(question.what == "did" for question in asked),
         missing_kinds=tuple(missing["kind"]),
+        missing_tenants=tuple(missing["tenant"]),
         missing_dids=tuple(missing["did"]),
         missing_endpoints=tuple(missing["endpoint"]),
     )
