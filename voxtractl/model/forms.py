@@ -23,6 +23,7 @@ __all__ = [
     "NAME_MAX",
     "PATH",
     "SLUG_TODO",
+    "STRATEGIES",
     "Check",
     "Fault",
     "Faults",
@@ -384,8 +385,18 @@ CODECS: Final = frozenset(_CODECS.split())
 codec: Final = listed(
     "a codec of Asterisk", CODECS, "use names of `core show codecs`, such as ulaw, alaw, opus"
 )
+STRATEGIES: Final = (
+    "ringall",
+    "leastrecent",
+    "fewestcalls",
+    "random",
+    "rrmemory",
+    "linear",
+    "wrandom",
+    "rrordered",
+)
 strategy: Final = listed(
     "a queue strategy of Asterisk",
-    ("ringall", "leastrecent", "fewestcalls", "random", "rrmemory", "linear", "wrandom", "rrordered"),
+    STRATEGIES,
     "use ringall, leastrecent, fewestcalls, random, rrmemory, linear, wrandom or rrordered",
 )
