@@ -559,7 +559,9 @@ async def test_the_local_store_syncs_everything_before_the_flip(
 async def test_the_shell_syncs_everything_before_the_flip(place: Place, tools: Tools, tmp_path: Path) -> None:
     log = tmp_path / "log"
     root = place("shell").root
-    tools.put("sync", f'for path; do echo "sync $(readlink -f "$path")" >>{log}; done')
+    whole = f'find "$(readlink -f "$2")" -printf "sync %p\\n" >>{log}'  # -f: all there is on its disk by then
+    one = f'for path; do echo "sync $(readlink -f "$path")" >>{log}; done'
+    tools.put("sync", f'if [ "$1" = -f ]; then {whole}; else {one}; fi')
     tools.put("mv", f'shift $(($# - 2)); echo "move {root}/$1 {root}/$2" >>{log}; set -- -fT "$@"')
     async with store_of(place("shell", tools.options)) as store, store.lock("alice"):
         await store.push(manifest_for(TWO), TWO.files)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Shell", "pack"]
 
 SLOWEST: Final = 50_000  # bytes a second; a slower line than this counts as dead
-GZIP_ABOVE: Final = 64_000  # bytes; below, packing costs more than it saves on any line
+GZIP_ABOVE: Final = 14_000  # bytes; what fits TCP's first window (RFC 6928) is not sent sooner packed
 CHUNK: Final = 1 << 18
 
 _SUM: Final = re.compile(rb"\\?([0-9a-f]{64}) [ *](.+)")
