@@ -4,7 +4,7 @@ Every fault is a real one: killed processes and connections, a full file system,
 misbehave, users outside the group. Nothing here replaces a part of the store by a fake.
 """
 
-# ruff: noqa: ASYNC110, ASYNC221, ASYNC240, PT012
+# ruff: noqa: ASYNC110, ASYNC221, ASYNC230, ASYNC240, PT012
 # These tests play the node and its operator, beside the store's own loop: they block, look at files and
 # wait for what other processes do; and the lock whose end is tested stands inside ``raises``.
 
@@ -525,6 +525,28 @@ async def test_links_inside_a_release_are_drift_and_never_followed(
             Drift("queues/beta.conf", "missing"),
         )
         assert await store.read(["extensions/acme.conf", "queues/beta.conf"]) == {}
+
+
+@pytest.mark.parametrize(
+    "name", [b"a\nb.conf", b"back\\slash.conf", b"\xff\xfe.conf", b"-rf", b"$(id).conf", b" "]
+)
+async def test_a_foreign_file_of_any_name_is_drift_that_can_be_printed(
+    on_disk: DiskGround, name: bytes
+) -> None:
+    async with store_of(on_disk) as store:
+        manifest = await pushed(store, ONE)
+        path = os.path.join(os.fsencode(on_disk.root), b"current/extensions", name)
+        with open(path, "wb") as file:
+            file.write(b"; by hand\n")
+        snapshot = await store.observe()
+        assert snapshot.revision == manifest.revision
+        assert [d.what for d in snapshot.drift] == ["foreign"]
+        assert snapshot.drift[0].path.startswith("extensions/")
+        assert snapshot.drift[0].path.isprintable()
+        second = await pushed(store, TWO, after=1)
+        async with store.lock("alice"):
+            await store.record(record_for(second), drop=[manifest.revision])
+        assert not (on_disk.root / "releases" / manifest.revision).exists()
 
 
 # --- the order that survives a power loss ---------------------------------------------------------------

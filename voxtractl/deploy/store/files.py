@@ -375,9 +375,22 @@ class Files:
             if name.startswith(layout.STAGE):
                 path = self._at(name)
                 if await self._is_folder(path):
-                    await self._sftp.rmtree(path)
+                    await self._remove_tree(path)
                 else:
                     await self._sftp.remove(path)
+
+    async def _remove_tree(self, folder: str) -> None:
+        """As rmtree, which refuses a name with a backslash, and would then never end a push again."""
+        below: list[str] = []
+        plain: list[str] = []
+        for entry in await self._sftp.readdir(folder):
+            if entry.filename not in (".", ".."):
+                found = below if stat.S_ISDIR(entry.attrs.permissions or 0) else plain
+                found.append(posixpath.join(folder, str(entry.filename)))
+        await _each(self._sftp.remove, plain)
+        for deeper in below:
+            await self._remove_tree(deeper)
+        await self._sftp.rmdir(folder)
 
     async def _withdraw(self, revision: str) -> None:
         if await self._link() != f"{layout.RELEASES}/{revision}":

@@ -155,6 +155,8 @@ def snapshot_of(
     name and its files, and ``manifest.json`` is the drift. A push with --overwrite-drift heals all of them.
     """
     complete = tuple(sorted(name for name in revisions if is_revision(name)))
+    if actual is not None:
+        actual = {_shown(path): state for path, state in actual.items()}
     name = revision_of(link)
     if name is None or actual is None:
         drift: tuple[Drift, ...] = ()
@@ -173,6 +175,11 @@ def snapshot_of(
         for d in drift_of(parsed, actual)
     )
     return Snapshot(revision=name, manifest=parsed, files=actual, drift=drift, revisions=complete)
+
+
+def _shown(path: str) -> str:
+    """A file name as it may be printed: somebody on the node may have made one with any bytes in it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in path)
 
 
 def manifest_or_error(node: str, revision: str, content: bytes | None) -> Manifest:

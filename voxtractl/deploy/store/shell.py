@@ -39,7 +39,7 @@ SLOWEST: Final = 50_000  # bytes a second; a slower line than this counts as dea
 GZIP_ABOVE: Final = 14_000  # bytes; what fits TCP's first window (RFC 6928) is not sent sooner packed
 CHUNK: Final = 1 << 18
 
-_SUM: Final = re.compile(rb"\\?([0-9a-f]{64}) [ *](.+)")
+_SUM: Final = re.compile(rb"(\\?)([0-9a-f]{64}) [ *](.+)")  # the backslash: the name is escaped
 _STAT: Final = re.compile(rb"([0-9a-f]+) (\d+) (\d+) (.+)")
 
 
@@ -296,7 +296,8 @@ def _states(sums: bytes, stats: bytes, group: int) -> dict[str, FileState]:
     digests: dict[str, str] = {}
     for line in sums.splitlines():
         if found := _SUM.fullmatch(line):
-            digests[_path(found[2])] = found[1].decode()
+            path = re.sub(rb"\\(.)", _unescaped, found[3]) if found[1] else found[3]
+            digests[_path(path)] = found[2].decode()
     rows: dict[str, tuple[int, int, int]] = {}
     for line in stats.splitlines():
         if found := _STAT.fullmatch(line):
@@ -316,6 +317,10 @@ def _states(sums: bytes, stats: bytes, group: int) -> dict[str, FileState]:
         readable = bool(digest) and not inside and layout.group_may(mode, owner, group, 0o4)
         states[path] = FileState(digest, size, mode & 0o7777, readable)
     return states
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    return {b"n": b"\n", b"r": b"\r"}.get(found[1], found[1])
 
 
 def _path(printed: bytes) -> str:
