@@ -52,6 +52,7 @@ class Files:
         self._timeout = timeout
         self._lease: bytes | None = None  # what our lease says, while we hold it
         self._before: str | None = None  # what was current before the last push
+        self._gid: int | None = None  # the configuration folder's group, asked once
 
     @classmethod
     async def start(
@@ -199,9 +200,12 @@ class Files:
         lease = (json.dumps({**json.loads(text), "token": token}) + "\n").encode()
         draft = self._at(f"{layout.STAGE}lease-{token}")
         async with self._translated("take the lock", self._at(layout.LEASE)):
-            if not await self._sftp.isdir(self._place.path):
-                raise layout.no_folder(self._node, self._place.path)
-            await self._write(draft, lease)
+            try:
+                await self._write(draft, lease)
+            except asyncssh.SFTPNoSuchFile as exc:
+                if await self._sftp.isdir(self._place.path):
+                    raise
+                raise layout.no_folder(self._node, self._place.path) from exc
             try:
                 now = (await self._sftp.stat(draft)).mtime or 0  # by the node's clock, as all mtimes here
                 await self._bury(now, token)
@@ -280,7 +284,7 @@ class Files:
         self._before = await self._link()
         if self._before == target:
             raise layout.already_current(self._node, manifest.revision)
-        moved = False
+        moved = replaced = False
         size = sum(map(len, content.values()))
         async with self._translated("stage a release", stage, size):
             try:
@@ -289,7 +293,8 @@ class Files:
                 await self._stage(stage, content)
                 await self._check(stage, manifest, content)
                 await self._still_ours()
-                if await self._sftp.exists(self._at(target)):
+                replaced = await self._sftp.exists(self._at(target))
+                if replaced:
                     await self._sftp.posix_rename(
                         self._at(target), self._at(f"{layout.STAGE}old-{manifest.revision}")
                     )
@@ -306,8 +311,9 @@ class Files:
                     with suppress(asyncssh.SFTPError):
                         await self._need_room(content)
                 raise
-            with suppress(asyncssh.SFTPError):
-                await self._sweep()
+            if replaced:
+                with suppress(asyncssh.SFTPError):
+                    await self._sweep()
 
     async def _stage(self, stage: str, files: Mapping[str, bytes]) -> None:
         folders = {posixpath.dirname(path) for path in files}
@@ -317,8 +323,7 @@ class Files:
         if not await self._sftp.isdir(self._at(layout.RELEASES)):
             await self._make_folder(self._at(layout.RELEASES))
         await _each(lambda path: self._write(posixpath.join(stage, path), files[path]), files)
-        for folder in (*sorted(folders - {""}, reverse=True), ""):
-            await self._sync(posixpath.join(stage, folder))
+        await _each(self._sync, [posixpath.join(stage, folder) for folder in (*folders - {""}, "")])
 
     async def _make_folder(self, folder: str) -> None:
         import asyncssh
@@ -351,8 +356,8 @@ class Files:
         states.pop(layout.MANIFEST)
         layout.check_stage(self._node, manifest, states)
         group = await self._group()
-        for folder in (self._config, self._place.path, self._at(layout.RELEASES)):
-            status = await self._sftp.stat(folder)
+        above = (self._config, self._place.path, self._at(layout.RELEASES))
+        for folder, status in zip(above, await _each(self._sftp.stat, above), strict=True):
             if not layout.group_may(status.permissions or 0, status.gid or 0, group, 0o1):
                 raise layout.unreadable(self._node, [folder])
 
@@ -552,7 +557,9 @@ class Files:
             return False
 
     async def _group(self) -> int:
-        return (await self._sftp.stat(self._config)).gid or 0
+        if self._gid is None:
+            self._gid = (await self._sftp.stat(self._config)).gid or 0
+        return self._gid
 
     @asynccontextmanager
     async def _translated(self, doing: str, path: str, size: int = 0) -> AsyncIterator[None]:
