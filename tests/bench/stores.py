@@ -68,8 +68,9 @@ async def main() -> None:
                     root.joinpath("current").unlink(missing_ok=True)
                     connect, lock, push, record = await measure(node, server.known_hosts, count, size)
                     print(
-                        f"{count} files of {size} B, {way}: connect {connect:.3f} s, lock and observe {lock:.3f},"
-                        f" push {push:.3f}, record {record:.3f}; after connect {lock + push + record:.3f} s"
+                        f"{count} files of {size} B, {way}: connect {connect:.3f} s,"
+                        f" lock and observe {lock:.3f}, push {push:.3f}, record {record:.3f};"
+                        f" after connect {lock + push + record:.3f} s"
                     )
         finally:
             server.stop()
