@@ -14,7 +14,7 @@ BIN := .venv/bin
 export PYTHON
 
 # Branch coverage that is reached today, minus one; it goes up with the code, never down.
-COVERAGE := 85
+COVERAGE := 94
 
 help:
 	@echo "make demo    see it work: a real Asterisk, two tenants, a proof, a fault, a recovery"
