@@ -92,6 +92,10 @@ class Process:
 def spawn(command: Sequence[str], *, output: Path, environment: Mapping[str, str]) -> Process:
     """Start ``command`` in a session of its own with its output appended to ``output``."""
     try:
+        output.open("ab").close()  # the shell's own failure to open it would be told too late
+    except OSError as exc:
+        raise LabError(f"cannot write {output}: {exc.strerror}", where=str(output)) from exc
+    try:
         done = subprocess.run(
             ["setsid", "--fork", "sh", "-c", _LAUNCH, "sh", str(output), *command],
             stdin=subprocess.DEVNULL,
