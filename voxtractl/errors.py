@@ -36,6 +36,7 @@ enter (``from exc``), and never travel further up.
     │   ├─ Conflict
     │   └─ BadRequest
     ├─ PartialFailure             7   some nodes done, some not; carries each node's own error
+    ├─ DemoFailed                 1   a step of the demo ended otherwise than it must
     └─ LabError                   1   the private Asterisk could not be built, started or stopped
 """
 
@@ -50,6 +51,7 @@ __all__ = [
     "BadRequest",
     "ConfigError",
     "Conflict",
+    "DemoFailed",
     "DocumentError",
     "DriftFound",
     "FleetError",
@@ -391,6 +393,12 @@ class BadRequest(AriError):
 
 
 # --- the lab ----------------------------------------------------------------------------------------------
+
+
+class DemoFailed(VoxtractlError):
+    """A step of ``voxtractl demo`` ended otherwise than it must; the output before it says how."""
+
+    id = "demo"
 
 
 class LabError(VoxtractlError):

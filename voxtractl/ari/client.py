@@ -150,12 +150,15 @@ class ARIClient:
             for index, request in rest:
                 answers[index] = await self.ask(request)
 
+        failure: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(CONNECTIONS, len(wanted))):
                     group.create_task(worker())
-        except* AriError as exc:
-            raise exc.exceptions[0] from None
+        except* AriError as errors:
+            failure = errors.exceptions[0]
+        if failure is not None:  # raised out here: Python 3.11.2 would wrap it in a group again
+            raise failure
         return answers
 
     def refused(self, request: Request, answer: Answer) -> AriError:

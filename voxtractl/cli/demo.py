@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from voxtractl.cli import context, show
-from voxtractl.errors import VoxtractlError
+from voxtractl.errors import DemoFailed
 
 if TYPE_CHECKING:
     from voxtractl.lab import Lab
 
-__all__ = ["app"]
+__all__ = ["Step", "app"]
 
 TENANTS: Final = ("acme", "beta")
 EXAMPLE: Final = "tenants.example.toml"
@@ -39,12 +39,6 @@ class Step:
     what: str
     answer: str
     seconds: float
-
-
-class DemoFailed(VoxtractlError):
-    """Something did not go as it must; the output above says what."""
-
-    id = "demo"
 
 
 @app.command()

@@ -5,6 +5,7 @@ else. The words of a group on the first screen therefore stand here, in one tabl
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from voxtractl.cli import context, show
 from voxtractl.errors import UsageFault, VoxtractlError
 from voxtractl.settings import Settings
 
-__all__ = ["COMMANDS", "build", "globals_first", "run", "wait"]
+__all__ = ["COMMANDS", "Commands", "build", "globals_first", "run", "wait"]
 
 T = TypeVar("T")
 
@@ -165,8 +166,8 @@ def globals_first(words: Sequence[str]) -> list[str]:
             front.append(word)
             if GLOBALS[word] and queue:
                 front.append(queue.pop(0))
-        elif equals and name.startswith("--") and GLOBALS.get(name):
-            front.append(word)
+        elif (equals and GLOBALS.get(name)) or (word[1:2].isalpha() and GLOBALS.get(word[:2])):
+            front.append(word)  # --output=json, or -ojson
         else:
             rest.append(word)
     return [*front, *rest]
@@ -189,8 +190,9 @@ def run(words: Sequence[str]) -> int:
         return 130
     except typer.TyperException as error:  # how typer says that the line was typed wrongly
         return _usage(error)
-    except BrokenPipeError:
-        # The reader went away (`| head`); nothing may be written any more, not even at exit.
+    except (BrokenPipeError, SystemExit):
+        # The reader went away (`| head`), which typer tells with sys.exit when it was the first to notice;
+        # nothing may be written any more, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:  # noqa: BLE001  the last wall: a bug must still leave one JSON document
@@ -216,8 +218,7 @@ def wait(work: Coroutine[Any, Any, T]) -> T:
 
 def _early_output(words: Iterable[str]) -> None:
     """Let errors of the command line itself honour ``-o json``, before typer has read it."""
-    text = " ".join(words)
-    if "-o json" in text or "--output json" in text or "--output=json" in text:
+    if re.search(r"(^| )(-o ?|--output[ =])json( |$)", " ".join(words)):
         context.configure(Settings(output="json"))
 
 

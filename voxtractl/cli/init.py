@@ -6,7 +6,7 @@ from typing import Final
 import typer
 
 from voxtractl import files
-from voxtractl.cli import show
+from voxtractl.cli import context, show
 from voxtractl.errors import DocumentError
 
 __all__ = ["app"]
@@ -56,12 +56,15 @@ IGNORE: Final = "# Secrets stay on this machine.\n*\n!.gitignore\n"
 
 @app.command()
 def init(
-    folder: Path = typer.Argument(Path(), metavar="[DIR]", help="Where. [this folder]", show_default=False),
+    folder: Path | None = typer.Argument(
+        None, metavar="[DIR]", help="Where. [this folder]", show_default=False
+    ),
 ) -> None:
     """Start: write a commented tenants.toml and a folder for secrets."""
-    written = _init(folder)
-    config = folder / "tenants.toml"
-    here = "" if folder == Path() else f" --config {config}"
+    config = context.settings().config if folder is None else folder / "tenants.toml"
+    folder = config.parent
+    written = _init(config)
+    here = "" if config == Path("tenants.toml") else f" --config {config}"
     lines = [
         *(f"wrote {path}" for path in written),
         "",
@@ -73,12 +76,11 @@ def init(
     show.emit({"files": written}, "\n".join(lines))
 
 
-def _init(folder: Path) -> list[str]:
+def _init(config: Path) -> list[str]:
     """Write the files; their names."""
-    secrets = folder / "secrets"
+    folder, secrets = config.parent, config.parent / "secrets"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        config = folder / "tenants.toml"
         files.create(config, DOCUMENT)
         written = [str(config)]
         if not secrets.exists():

@@ -16,7 +16,7 @@ from typing import Final
 
 from voxtractl.errors import LabError
 
-__all__ = ["Process", "spawn"]
+__all__ = ["Process", "spawn", "tail"]
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 

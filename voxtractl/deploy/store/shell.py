@@ -33,7 +33,7 @@ from voxtractl.errors import NodeError
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["Shell", "pack"]
+__all__ = ["Answer", "Shell", "pack"]
 
 SLOWEST: Final = 50_000  # bytes a second; a slower line than this counts as dead
 GZIP_ABOVE: Final = 14_000  # bytes; what fits TCP's first window (RFC 6928) is not sent sooner packed
