@@ -211,6 +211,16 @@ class TenantProvisioner:
         async with self.ari(node) as ari, self.store(node) as store:
             yield store, ari
 
+    @asynccontextmanager
+    async def at_work(self, node: str) -> "AsyncIterator[tuple[Store, ARIClient]]":
+        """As ``open``; the reporter is told when the node begins, and when it has ended (an empty step)."""
+        self._report(node, "connect")
+        try:
+            async with self.open(node) as doors:
+                yield doors
+        finally:
+            self._report(node, "")
+
     # --- the work ---------------------------------------------------------------------------------------
 
     async def plan(self) -> "tuple[Plan, ...]":
@@ -249,7 +259,7 @@ class TenantProvisioner:
         async def one(node: str) -> "Result":
             bundle = self.bundle(node)
             inspect = partial(self._inspect, bundle)
-            async with self.open(node) as (store, ari):
+            async with self.at_work(node) as (store, ari):
                 return await steps.push(store, ari, bundle, options[node], inspect, self._report)
 
         return self.audit(await roll_out(self.nodes, one, rollout or Rollout()))
@@ -291,7 +301,7 @@ class TenantProvisioner:
         options = await self._options(Allowed())
 
         async def one(node: str) -> "Result":
-            async with self.open(node) as (store, ari):
+            async with self.at_work(node) as (store, ari):
                 return await steps.rollback(store, ari, node, revision, options[node], self._report)
 
         return self.audit(await roll_out(self.nodes, one, Rollout()))
@@ -316,7 +326,7 @@ class TenantProvisioner:
         from voxtractl.deploy.rollout import Rollout, roll_out
 
         async def one(node: str) -> "Result":
-            async with self.open(node) as (store, ari):
+            async with self.at_work(node) as (store, ari):
                 return await work(node, store, ari)
 
         everything = Rollout(canaries=0, batch=PARALLEL_READS, failures=len(self.nodes))

@@ -5,7 +5,7 @@ only what a person sees and is asked.
 """
 
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import typer
 
 from voxtractl.cli import context, show
+from voxtractl.cli.progress import reporter, wait
 from voxtractl.errors import UsageFault
 from voxtractl.settings import Settings
 
@@ -91,7 +92,7 @@ def plan(
     from voxtractl.deploy.plan import plans_digest
 
     provisioner = _provisioner()
-    plans = _wait(provisioner.plan())
+    plans = wait(provisioner.plan())
     digest = plans_digest(plans)
     show.emit(
         {"plan": digest, "nodes": [_plan_document(plan) for plan in plans]},
@@ -141,7 +142,7 @@ def _push(provisioner: "TenantProvisioner", allowed: "Allowed", rollout: Any) ->
     from voxtractl.deploy.rollout import conclude
 
     if allowed.reviewed is None and not context.settings().yes:
-        plans = _wait(provisioner.plan())
+        plans = wait(provisioner.plan())
         if not all(plan.empty for plan in plans):
             digest = plans_digest(plans)
             show.note(_plans_text(provisioner, plans, digest, DIFF_LINES, stream=sys.stderr))
@@ -149,7 +150,7 @@ def _push(provisioner: "TenantProvisioner", allowed: "Allowed", rollout: Any) ->
                 show.emit({"pushed": False}, "nothing was pushed")
                 return
             allowed = replace(allowed, reviewed=digest)
-    results = _wait(provisioner.push(allowed, rollout))
+    results = wait(provisioner.push(allowed, rollout))
     _conclude(results, conclude)
 
 
@@ -162,7 +163,7 @@ def reload(
     from voxtractl.deploy.rollout import conclude
 
     kinds = naming.KINDS if everything else ("extensions",)
-    _conclude(_wait(_provisioner().reload(kinds)), conclude)
+    _conclude(wait(_provisioner().reload(kinds)), conclude)
 
 
 @app.command()
@@ -172,13 +173,13 @@ def verify(tenants: list[str] | None = typer.Argument(None, help="Only these ten
 
     provisioner = _provisioner()
     _known(tenants or (), provisioner.fleet.tenants, str(provisioner.config))
-    _conclude(_wait(provisioner.verify(tenants or None)), conclude)
+    _conclude(wait(provisioner.verify(tenants or None)), conclude)
 
 
 @app.command()
 def status(exit_code: bool = _EXIT_CODE) -> None:
     """Is every node what it should be? Files, Asterisk and document, side by side; changes nothing."""
-    found = _wait(_provisioner().status())
+    found = wait(_provisioner().status())
     show.emit({"nodes": [_status_document(s) for s in found]}, lambda: _status_text(found))
     if exit_code and not all(s.settled for s in found):
         raise typer.Exit(PENDING)
@@ -198,7 +199,7 @@ def rollback(
     if not show.confirm(f"Roll {', '.join(provisioner.nodes)} back to {target}?"):
         show.emit({"rolled_back": False}, "nothing was changed")
         return
-    _conclude(_wait(provisioner.rollback(revision)), conclude)
+    _conclude(wait(provisioner.rollback(revision)), conclude)
 
 
 @app.command()
@@ -207,7 +208,7 @@ def history(limit: int = typer.Option(20, "--limit", min=1, help="Newest lines o
     from dataclasses import asdict
 
     provisioner = _provisioner()
-    records = {node: _wait(provisioner.history(node))[::-1][:limit] for node in provisioner.nodes}
+    records = {node: wait(provisioner.history(node))[::-1][:limit] for node in provisioner.nodes}
     show.emit(
         {"nodes": {node: [asdict(record) for record in lines] for node, lines in records.items()}},
         lambda: show.table(
@@ -243,26 +244,8 @@ def _provisioner() -> "TenantProvisioner":
         nodes=settings.node,
         templates=settings.templates,
         timeout=settings.timeout,
-        report=_reporter(settings),
+        report=reporter(),
     )
-
-
-def _reporter(settings: Settings) -> Callable[[str, str], None]:
-    """Progress on stderr: one line that moves on a terminal, one line a step with -v, else nothing."""
-    if show.is_terminal(sys.stderr) and settings.output == "text" and not settings.verbose:
-        return lambda node, step: show.progress(f"{node}: {step}")
-    if settings.verbose:
-        return lambda node, step: show.note(f"{node}: {step}")
-    return lambda node, step: None
-
-
-def _wait(work: Coroutine[Any, Any, T]) -> T:
-    from voxtractl.cli.entry import wait
-
-    try:
-        return wait(work)
-    finally:
-        show.progress("")
 
 
 def _conclude(results: "Sequence[Result]", conclude: "Callable[[Sequence[Result]], None]") -> None:
@@ -339,8 +322,12 @@ def _plans_text(
 ) -> str:
     """The difference of every node, then one line of blast radius each, then the digest to push."""
     lines: list[str] = []
+    shown: dict[tuple[str, str | None], str] = {}  # (after, before) → the node whose difference was shown
     for plan in plans:
-        if plan.files:
+        like = shown.setdefault((plan.tree, plan.base_tree), plan.node)
+        if plan.files and like != plan.node:
+            lines.append(f"{show.paint(plan.node, 'bold', stream=stream)}: the same difference as {like}")
+        elif plan.files:
             lines += _difference(provisioner, plan, most, stream)
         for drift in plan.drift:
             lines.append(
@@ -357,7 +344,7 @@ def _plans_text(
 def _difference(provisioner: "TenantProvisioner", plan: "Plan", most: int | None, stream: Any) -> list[str]:
     from voxtractl.deploy.difference import unified
 
-    texts = _wait(provisioner.texts(plan))
+    texts = wait(provisioner.texts(plan))
     every = chain.from_iterable(unified(path, old, new) for path, (old, new) in texts.items())
     shown = list(islice(every, most))
     if most is not None and next(every, None) is not None:

@@ -4,14 +4,14 @@ Each command is a table of contents: settings → TenantProvisioner → one call
 """
 
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 
 from voxtractl.cli import context, show
+from voxtractl.cli.progress import reporter, wait
 from voxtractl.errors import HostKeyUnknown, PlanRefused, UsageFault
-from voxtractl.settings import Settings
 
 if TYPE_CHECKING:
     from voxtractl.deploy.check import Finding
@@ -62,7 +62,7 @@ def init(
     from voxtractl.deploy.rollout import Rollout, conclude, roll_out
 
     provisioner = _provisioner(names or ())
-    shown, tenants = _wait(_look(provisioner, out))
+    shown, tenants = wait(_look(provisioner, out))
     if context.settings().output == "text":
         show.note(_difference(shown))
     if dry:
@@ -72,7 +72,7 @@ def init(
         show.emit({"changed": False}, "nothing was changed")
         return
     work = roll_out(tuple(shown), lambda node: _change(provisioner, node, shown, tenants, out), Rollout())
-    results = provisioner.audit(_wait(work))
+    results = provisioner.audit(wait(work))
     files = _files_document(shown)
     if not any(result.error for result in results) or context.settings().output == "text":
         show.emit(
@@ -106,8 +106,8 @@ async def _change(
 
     options = Options(who=provisioner.who, tool=f"voxtractl {__version__}")
     prefix = prepare.prefix_of(provisioner.fleet.nodes[name])
-    report = _reporter(context.settings())
-    async with provisioner.open(name) as (store, ari):
+    report = reporter()
+    async with provisioner.at_work(name) as (store, ari):
         if out:
             return await prepare.remove(
                 store, ari, name, prefix, options, report, reviewed=shown[name], tenants=tenants[name]
@@ -133,7 +133,7 @@ def check(names: list[str] | None = NAMES) -> None:
     async def every() -> "list[tuple[Finding, ...]]":
         return await asyncio.gather(*(one(name) for name in provisioner.nodes))
 
-    found = dict(zip(provisioner.nodes, _wait(every()), strict=True))
+    found = dict(zip(provisioner.nodes, wait(every()), strict=True))
     code = max(exit_code(findings) for findings in found.values())
     show.emit(
         {
@@ -169,7 +169,7 @@ def trust(
             f"{name} is not reached over SSH: its store is {node.store}",
             hint="only nodes whose store is sftp://… have a key to trust",
         )
-    line, shown = _wait(fetch_host_key(node, timeout=context.settings().timeout))
+    line, shown = wait(fetch_host_key(node, timeout=context.settings().timeout))
     known = {key.get_fingerprint() for key in trusted().match(place.host, "", place.port)[0]}
     if not known and fingerprint is None:
         raise PlanRefused(
@@ -202,21 +202,6 @@ def _provisioner(names: Sequence[str]) -> "TenantProvisioner":
 
     settings = context.settings()
     return TenantProvisioner(settings.config, nodes=(*settings.node, *names), timeout=settings.timeout)
-
-
-def _reporter(settings: Settings) -> Callable[[str, str], None]:
-    if settings.verbose:
-        return lambda node, step: show.note(f"{node}: {step}")
-    return lambda node, step: show.progress(f"{node}: {step}")
-
-
-def _wait(work: Coroutine[Any, Any, T]) -> T:
-    from voxtractl.cli.entry import wait
-
-    try:
-        return wait(work)
-    finally:
-        show.progress("")
 
 
 def _changes(edits: "Sequence[Edit]") -> bool:

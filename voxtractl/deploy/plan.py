@@ -143,7 +143,7 @@ class Plan:
         if self.moves:
             line += f"; {_count(len(self.moves), 'DID')} changing owner"
         if self.drift:
-            line += f"; {_count(len(self.drift), 'file')} edited by hand"
+            line += f"; drift in {_count(len(self.drift), 'file')}"
         return line
 
     def raise_if_unsafe(

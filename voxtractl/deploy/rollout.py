@@ -76,6 +76,10 @@ def conclude(results: Sequence[Result]) -> None:
         hint="the others are as they say; run the same command again after mending the failed ones",
         details={
             "nodes": [result.document() for result in results],
-            "lines": [f"{node}: {error.message}" for node, error in errors.items()],
+            "lines": [f"{node}: {_with_hint(error)}" for node, error in errors.items()],
         },
     )
+
+
+def _with_hint(error: VoxtractlError) -> str:
+    return f"{error.message}; {error.hint}" if error.hint else error.message

@@ -303,7 +303,7 @@ def _guard_plan(plan: Plan, snapshot: Snapshot, options: Options) -> None:
         )
     if snapshot.revision is None and not snapshot.drift:
         raise PlanRefused(
-            f"node {plan.node} was never prepared: its Asterisk would not read what is pushed",
+            "it was never prepared: Asterisk would not read what is pushed",
             where=f"node {plan.node}",
             hint=f"voxtractl node init {plan.node}",
         )
