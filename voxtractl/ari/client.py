@@ -144,7 +144,8 @@ class ARIClient:
             raise self.refused(request, answer)
 
     async def ask_all(self, wanted: Sequence[Request]) -> list[Answer]:
-        """The answers to many requests, in their order, CONNECTIONS on the way at once. The first error ends all."""
+        """The answers to many requests, in their order; CONNECTIONS are on the way at once. The first error
+        ends all."""
         answers: list[Answer] = [Answer(0)] * len(wanted)
         rest = iter(enumerate(wanted))
 
