@@ -7,12 +7,13 @@ from typing import Final, Literal
 
 __all__ = ["WHAT", "Document", "Kind", "host", "node_toml", "write"]
 
-Kind = Literal["plain", "trunk", "full"]
+Kind = Literal["lean", "plain", "trunk", "full"]
 
 WHAT: Final[Mapping[Kind, str]] = {
+    "lean": "2 DIDs, a name and a handler",
     "plain": "2 DIDs, a name, a handler, max_channels and a sound as fallback",
-    "trunk": "the same, and a trunk with a password file",
-    "full": "the same, and a trunk with a password file, a queue with one member, outbound rules",
+    "trunk": "what a plain one has, and a trunk with a password file",
+    "full": "what a plain one has, a trunk with a password file, a queue with one member, outbound rules",
 }
 
 
@@ -27,7 +28,7 @@ class Document:
     split: bool
 
     def change(self, number: int, version: int) -> None:
-        """Give one tenant another ``max_channels``: its dialplan fragment changes and nothing else."""
+        """Give one tenant another ``max_channels``, which a lean one has not: only its dialplan changes."""
         if self.split:
             self._file(number).write_text(_tenant(number, self.kind, version))
         else:
@@ -51,7 +52,7 @@ def write(folder: Path, nodes: str, count: int, *, kind: Kind = "plain", split: 
     """A new document of ``count`` tenants in ``folder``, which is made."""
     document = Document(folder / "tenants.toml", nodes, count, kind, split)
     (folder / "tenants.d" if split else folder).mkdir(parents=True, exist_ok=True)
-    if kind != "plain":
+    if kind in {"trunk", "full"}:
         (folder / "secrets").mkdir()
         for number in range(count):
             (folder / "secrets" / _slug(number)).write_text(f"password of {number}\n")
@@ -80,11 +81,15 @@ def _slug(number: int) -> str:
 
 def _tenant(number: int, kind: Kind, version: int) -> str:
     slug = _slug(number)
-    plain = f"""\
+    lean = f"""\
 [tenants.{slug}]
 name = "Tenant {number} Ltd"
 dids = ["+2659{number:08d}", "+2658{number:08d}"]
 handler = "handlers/{slug}.py:app"
+"""
+    if kind == "lean":
+        return lean
+    plain = f"""{lean}\
 max_channels = {20 + version}
 fallback = {{ play = "vm-goodbye" }}
 """

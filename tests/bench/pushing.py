@@ -18,7 +18,7 @@ __all__ = ["over_ssh", "to_nodes"]
 
 TENANTS: Final = 100
 NODES: Final = 32
-ROUNDS: Final = 7
+ROUNDS: Final = 5
 
 
 def over_ssh(ground: Ground) -> list[Figure]:
