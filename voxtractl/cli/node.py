@@ -201,7 +201,8 @@ def _provisioner(names: Sequence[str]) -> "TenantProvisioner":
     from voxtractl.provision import TenantProvisioner
 
     settings = context.settings()
-    return TenantProvisioner(settings.config, nodes=(*settings.node, *names), timeout=settings.timeout)
+    nodes = (*settings.node, *names)
+    return TenantProvisioner(settings.config, nodes=nodes, timeout=settings.timeout, alone=True)
 
 
 def _changes(edits: "Sequence[Edit]") -> bool:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from voxtractl import naming
 from voxtractl.deploy.revision import FileRecord, Manifest
@@ -34,8 +34,7 @@ DELETE_COUNT: Final = 20
 Action = Literal["add", "change", "delete"]
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+class FileState(NamedTuple):
     """A file as it lies on the node now. ``readable``: Asterisk's group may read it."""
 
     sha256: str
@@ -44,8 +43,7 @@ class FileState:
     readable: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(NamedTuple):
     """One file of the current release that is not what was pushed."""
 
     path: str
@@ -63,8 +61,7 @@ class Snapshot:
     revisions: tuple[str, ...] = ()  # complete releases on the node, oldest first
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What happens to one tenant."""
 
     slug: str
@@ -75,14 +72,12 @@ class Change:
     dids: tuple[str, ...] = ()  # all it has, before or after: what a mistake here would hit
 
 
-@dataclass(frozen=True, slots=True)
-class FileChange:
+class FileChange(NamedTuple):
     path: str
     action: Action
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(NamedTuple):
     """A DID that would go from one tenant to another."""
 
     did: str

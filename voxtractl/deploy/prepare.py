@@ -12,7 +12,7 @@ its next start. No file is ever written before the release it names is in place.
 import asyncio
 import posixpath
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Final, Literal
@@ -340,7 +340,7 @@ async def _wake(ari: ARIClient, node: str, kind: str, report: Report) -> None:
     report(node, f"load {module}")
     try:
         for method in ("DELETE", "POST"):
-            await ari.request(replace(requests.module(module), method=method))
+            await ari.request(requests.module(module)._replace(method=method))
     except AriError as exc:
         raise of_node(node, exc) from exc
 

@@ -7,9 +7,8 @@ A reload's 204 proves nothing (Asterisk says it after dropping half of the tenan
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from voxtractl import naming
 from voxtractl.ari import requests
@@ -23,8 +22,7 @@ __all__ = ["Proof", "Question", "prove", "questions"]
 What = Literal["kind", "tenant", "did", "endpoint"]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """One thing that must be live, how to ask for it, and how to read the answer."""
 
     what: What
@@ -33,8 +31,7 @@ class Question:
     read: Callable[[Answer], bool | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(NamedTuple):
     """The answers: how much was asked, and by name what is not live. Empty ``missing`` is the proof."""
 
     asked: int

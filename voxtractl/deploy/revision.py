@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from voxtractl.render.bundle import Bundle, TenantState
 
@@ -32,8 +32,7 @@ KEEP: Final = 5  # releases kept on a node besides the current and the last good
 Outcome = Literal["pushed", "rolled-back", "rollback", "rollback-failed", "failed"]
 
 
-@dataclass(frozen=True, slots=True)
-class FileRecord:
+class FileRecord(NamedTuple):
     sha256: str
     size: int
     mode: int = FILE_MODE

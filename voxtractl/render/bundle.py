@@ -18,7 +18,7 @@ one question to Asterisk proves that all of it was read.
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from voxtractl import naming
 
@@ -38,8 +38,7 @@ END_BODY: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Fragment:
+class Fragment(NamedTuple):
     """What one tenant contributes to one kind, as rendered and escaped; ends with a newline."""
 
     tenant: str  # slug, or naming.SHARED
@@ -48,8 +47,7 @@ class Fragment:
     template: str  # where it came from
 
 
-@dataclass(frozen=True, slots=True)
-class TenantState:
+class TenantState(NamedTuple):
     """What a manifest remembers of a tenant: enough to plan, to count and to prove without its text."""
 
     label: str  # v-… of its extensions fragment

@@ -131,7 +131,7 @@ def test_drift_is_told_file_by_file() -> None:
     assert drift_of(described, actual) == ()
     actual["extensions/acme.conf"] = FileState("0" * 64, 3, 0o640)
     actual["extensions/new.conf"] = FileState("0" * 64, 3, 0o640)
-    actual["extensions.conf"] = replace(actual["extensions.conf"], readable=False)
+    actual["extensions.conf"] = actual["extensions.conf"]._replace(readable=False)
     del actual["extensions/beta.conf"]
     assert drift_of(described, actual) == (
         Drift("extensions.conf", "unreadable"),

@@ -9,7 +9,6 @@ import posixpath
 import re
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 from voxtractl.deploy.plan import Drift, FileState, Snapshot, drift_of
@@ -171,7 +170,7 @@ def snapshot_of(
         damaged = (Drift(MANIFEST, "manifest"),)
         return Snapshot(revision=name, files=actual, drift=damaged, revisions=complete)
     drift = tuple(
-        replace(d, what="unreadable") if d.what == "changed" and not actual[d.path].sha256 else d
+        d._replace(what="unreadable") if d.what == "changed" and not actual[d.path].sha256 else d
         for d in drift_of(parsed, actual)
     )
     return Snapshot(revision=name, manifest=parsed, files=actual, drift=drift, revisions=complete)
