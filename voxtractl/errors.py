@@ -41,8 +41,7 @@ enter (``from exc``), and never travel further up.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 __all__ = [
     "AriAuthFailed",
@@ -82,8 +81,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Reason:
+class Reason(NamedTuple):
     """One thing that is wrong, in the shape ``file:line:col: path: what; todo``."""
 
     file: str

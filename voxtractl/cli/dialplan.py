@@ -205,12 +205,11 @@ def rollback(
 @app.command()
 def history(limit: int = typer.Option(20, "--limit", min=1, help="Newest lines of each node.")) -> None:
     """Who pushed what to each node, newest first."""
-    from dataclasses import asdict
 
     provisioner = _provisioner()
     records = {node: wait(provisioner.history(node))[::-1][:limit] for node in provisioner.nodes}
     show.emit(
-        {"nodes": {node: [asdict(record) for record in lines] for node, lines in records.items()}},
+        {"nodes": {node: [record._asdict() for record in lines] for node, lines in records.items()}},
         lambda: show.table(
             ("WHEN", "NODE", "OUTCOME", "REVISION", "WHO", "TENANTS", "DIDS", "MS", "REASON"),
             [

@@ -7,7 +7,8 @@ a DID that changes owner, a hand edit that would be lost.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from voxtractl import naming
@@ -50,13 +51,12 @@ class Drift(NamedTuple):
     what: Literal["changed", "missing", "foreign", "unreadable", "manifest"]
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What a node has now. ``revision`` is None when nothing was ever pushed (or ``current`` is gone)."""
 
     revision: str | None = None
     manifest: Manifest | None = None
-    files: Mapping[str, FileState] = field(default_factory=dict)
+    files: Mapping[str, FileState] = MappingProxyType({})
     drift: tuple[Drift, ...] = ()
     revisions: tuple[str, ...] = ()  # complete releases on the node, oldest first
 

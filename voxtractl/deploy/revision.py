@@ -6,10 +6,10 @@ audit.jsonl                         one Record a push or rollback, whatever came
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from voxtractl.render.bundle import Bundle, TenantState
 
@@ -103,8 +103,7 @@ class Manifest:
             raise ValueError(f"not a manifest: {exc!r}") from exc
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """One line of the audit file: what one push or rollback did to one node."""
 
     when: str
@@ -118,10 +117,9 @@ class Record:
     deletes: int = 0
     ms: int = 0
     reason: str = ""  # why it failed, without secrets
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_line(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=True, separators=(",", ":")) + "\n"
+        return json.dumps(self._asdict(), ensure_ascii=True, separators=(",", ":")) + "\n"
 
     @classmethod
     def from_line(cls, line: str) -> "Record":

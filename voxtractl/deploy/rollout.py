@@ -5,8 +5,7 @@ A rollout never raises for a node: it returns every node's Result, and ``conclud
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from voxtractl.deploy.steps import Result, failed
 from voxtractl.errors import PartialFailure, VoxtractlError
@@ -16,8 +15,7 @@ __all__ = ["BATCH", "Rollout", "conclude", "roll_out", "side_by_side"]
 BATCH: Final = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rollout:
+class Rollout(NamedTuple):
     """How many nodes go first, how many at once, and how many may fail before the rest is left alone."""
 
     canaries: int = 1

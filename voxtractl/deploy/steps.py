@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from voxtractl import naming
 from voxtractl.ari import requests
@@ -59,8 +59,7 @@ Report = Callable[[str, str], None]  # (node, what is being done now)
 RELOAD_ORDER: Final = ("queues", "pjsip", "extensions")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(NamedTuple):
     """What the operator allowed for this push. ``reviewed`` is the digest of the plan that was shown."""
 
     who: str
@@ -117,8 +116,7 @@ class Result:
         return document
 
 
-@dataclass(frozen=True, kw_only=True)
-class Status:
+class Status(NamedTuple):
     """What a node is: its files, what Asterisk runs of them, and what the document would change."""
 
     node: str
