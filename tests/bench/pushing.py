@@ -10,6 +10,7 @@ from typing import Any, Final
 from tests.bench import fleets
 from tests.bench.figures import Figure, NotMeasured, Spread
 from tests.bench.ground import Ground
+from tests.bench.runs import Run, cpu, wall
 from voxtractl.deploy.rollout import conclude
 from voxtractl.deploy.store.shell import Shell
 from voxtractl.provision import TenantProvisioner
@@ -37,7 +38,7 @@ def over_ssh(ground: Ground) -> list[Figure]:
         provisioner = TenantProvisioner(document.path)
         provisioner.bundle("lab")
         with _exchanges() as counted:
-            pushes.append(_push(provisioner))
+            pushes.append(_push(provisioner).wall)
         trips.add(len(counted) - 1)
         connects.append(asyncio.run(_connect(provisioner)))
     ground.live = None
@@ -74,20 +75,21 @@ def to_nodes(ground: Ground) -> list[Figure]:
         document = fleets.write(folder, _nodes(ground, folder, url, more), TENANTS)
         ground.empty_lab()
         ground.voxtractl(document, "node", "init", *_names(), "--yes")
-        found: list[float] = []
+        found: list[Run] = []
         for version in range(1, ROUNDS + 2):
             document.write_all(lambda number, version=version: version)  # type: ignore[misc]
             found.append(_push(TenantProvisioner(document.path)))
-        spread = Spread.of(found[1:])
+        spread, own = wall(found[1:]), cpu(found[1:])
         figures.append(
             Figure(
                 what=f"{NODES} nodes, {way}",
                 value=spread.median,
                 unit="s",
                 target=2.0,
-                spread=spread.text(),
+                spread=f"{spread.text()}; CPU of our own process {own.text()}",
                 how=f"TenantProvisioner.push() of {TENANTS} changed tenants, rendering included, to {NODES}"
-                " stores of one Asterisk, whose reloads wait for each other; one canary, then 16 at once",
+                " stores of one Asterisk, whose reloads wait for each other; one canary, then 16 at once;"
+                " all nodes' work is done by this machine as well",
             )
         )
     return figures
@@ -120,15 +122,15 @@ def _nodes(ground: Ground, folder: Path, url: Callable[[Path], str], more: str) 
     return "\n".join(nodes)
 
 
-def _push(provisioner: TenantProvisioner) -> float:
-    async def push() -> float:
-        started = time.perf_counter()
+def _push(provisioner: TenantProvisioner) -> Run:
+    async def push() -> Run:
+        started, busy = time.perf_counter(), time.process_time()
         results = await provisioner.push()
-        seconds = time.perf_counter() - started
+        done = Run(time.perf_counter() - started, time.process_time() - busy, "")
         conclude(results)
         if any(result.status != "pushed" for result in results):
             raise NotMeasured("a node had nothing to push")
-        return seconds
+        return done
 
     return asyncio.run(push())
 
