@@ -62,8 +62,7 @@ class TenantProvisioner:
 
     ``nodes`` limits the work to these; ``templates`` is a folder of own templates; ``timeout`` is in seconds,
     for one request or one step. ``who`` names the operator in manifests, locks and audit lines. ``report`` is
-    told (node, step) as the work goes on. ``alone`` is for programs that use aiohttp for nothing
-    else. Nothing is read before it is needed; every property is read once.
+    told (node, step) as the work goes on. Nothing is read before it is needed; every property is read once.
 
     Raises the errors of ``voxtractl.errors``; see each method.
     """
@@ -77,13 +76,11 @@ class TenantProvisioner:
         timeout: float = 30.0,
         who: str | None = None,
         report: "Report | None" = None,
-        alone: bool = False,
     ) -> None:
         self.config = Path(config)
         self._only = tuple(nodes)
         self._templates = templates
         self._timeout = timeout
-        self._alone = alone
         self.who = who or _operator()
         self._report: Report = report or _silent
         self._given: Fleet | None = None
@@ -199,7 +196,7 @@ class TenantProvisioner:
 
         found = self.fleet.nodes[node]
         password = self.password(node)
-        return ARIClient(found.ari, found.ari_user, password, timeout=self._timeout, alone=self._alone)
+        return ARIClient(found.ari, found.ari_user, password, timeout=self._timeout)
 
     def _local(self, node: Node) -> Node:
         """The node with its key file as seen from here, not from the document."""

@@ -8,17 +8,15 @@ import asyncio
 from collections.abc import Sequence
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-from voxtractl.ari import requests
+from voxtractl.ari import http, requests
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriAuthFailed, AriError, AriUnreachable, BadRequest, Conflict, NotFound
 from voxtractl.settings import Secret
 
 if TYPE_CHECKING:
     from ssl import SSLContext
-
-    from aiohttp import ClientSession
 
 __all__ = ["ARIClient"]
 
@@ -36,36 +34,20 @@ class ARIClient:
 
     ``url`` is the base without ``/ari``. Raises AriUnreachable, AriAuthFailed, NotFound, Conflict,
     BadRequest or AriError; ``where`` names the address, never the password. ``timeout`` is in seconds, of one
-    request. ``alone`` says that nothing else in this process uses aiohttp: see ``_import_aiohttp``.
+    request, connecting included.
     """
 
-    def __init__(
-        self, url: str, user: str, password: str | Secret, *, timeout: float = 30.0, alone: bool = False
-    ) -> None:
+    def __init__(self, url: str, user: str, password: str | Secret, *, timeout: float = 30.0) -> None:
         self.url = url.rstrip("/")
         self._user = user
         self._password = password if isinstance(password, Secret) else Secret(password)
         self._timeout = timeout
-        self._alone = alone
-        self._session: ClientSession | None = None
+        self._server: http.Server | None = None
+        self._free = asyncio.Semaphore(CONNECTIONS)
+        self._idle: list[tuple[float, _Connection]] = []  # since when, by monotonic()
 
     async def __aenter__(self) -> Self:
-        from base64 import b64encode
-
-        if self._alone:
-            _import_aiohttp()
-        from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-
-        # aiohttp's own BasicAuth is deprecated, and what replaces it is not in 3.11.
-        secret = b64encode(f"{self._user}:{self._password.reveal()}".encode()).decode()
-        self._session = ClientSession(
-            headers={"Authorization": f"Basic {secret}"},
-            connector=TCPConnector(
-                limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE, ssl=_certificates(self.url)
-            ),
-            timeout=ClientTimeout(total=self._timeout),
-            cookie_jar=DummyCookieJar(),
-        )
+        self._server = http.Server(self.url, self._user, self._password.reveal())
         return self
 
     async def __aexit__(
@@ -75,34 +57,26 @@ class ARIClient:
 
     async def close(self) -> None:
         """End the connections; a second close does nothing."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        self._server = None
+        while self._idle:
+            self._idle.pop()[1].abort()
 
     async def ask(self, request: Request, *, timeout: float | None = None) -> Answer:
         """Send a request and return Asterisk's answer, whatever its status; only 401 and 403 are raised."""
-        from aiohttp import ClientConnectionError, ClientError, ClientTimeout
-
-        if self._session is None:
+        if self._server is None:
             raise RuntimeError("this ARIClient is not open; use it in `async with`")
+        seconds = timeout or self._timeout
         try:
-            async with self._session.request(
-                request.method,
-                self.url + "/ari" + request.path,
-                params=request.query or None,
-                json=request.body,
-                timeout=ClientTimeout(total=timeout or self._timeout),
-            ) as response:
-                body = await response.read()
-                answer = Answer(response.status, _json(body))
+            async with self._free, asyncio.timeout(seconds):
+                answer = await self._exchange(self._server, request)
         except TimeoutError as exc:
-            raise self._unreachable(request, f"no answer within {timeout or self._timeout:.0f} s") from exc
-        except ClientConnectionError as exc:
-            # Over its sessionlimit Asterisk accepts and closes without a byte: "server disconnected".
-            raise self._unreachable(request, _reason(exc)) from exc
-        except ClientError as exc:
+            raise self._unreachable(request, f"no answer within {seconds:.0f} s") from exc
+        except OSError as exc:
+            # Over its sessionlimit Asterisk accepts and closes without a byte.
+            raise self._unreachable(request, (exc.strerror or str(exc)).lower()) from exc
+        except ValueError as exc:
             raise AriError(
-                f"no valid HTTP answer from {self.url}: {_reason(exc)}",
+                f"no valid HTTP answer from {self.url}: {exc}",
                 method=request.method,
                 path=request.path,
                 where=self.url,
@@ -127,6 +101,29 @@ class ARIClient:
                 hint=f"set read_only = no in [{self._user}] of the node's ari.conf",
             )
         return answer
+
+    async def _exchange(self, server: http.Server, request: Request) -> Answer:
+        """One request and its answer, on a connection that is free or a new one."""
+        connection = self._kept() or await _connect(server)
+        try:
+            status, body = await connection.exchange(http.request_bytes(server, request))
+        except BaseException:
+            connection.abort()  # half an answer may still come: never use it again
+            raise
+        if connection.reusable and self._server is not None:
+            self._idle.append((monotonic(), connection))
+        else:
+            connection.abort()
+        return Answer(status, _json(body))
+
+    def _kept(self) -> "_Connection | None":
+        """The connection used last, unless it ended or idles for so long that Asterisk may just end it."""
+        while self._idle:
+            since, connection = self._idle.pop()
+            if connection.reusable and monotonic() - since < KEEP_ALIVE:
+                return connection
+            connection.abort()
+        return None
 
     async def request(self, request: Request, *, timeout: float | None = None) -> Any:
         """The JSON body of a successful answer. Raises the AriError that fits the status."""
@@ -197,38 +194,73 @@ class ARIClient:
         )
 
 
-def _certificates(url: str) -> "SSLContext | bool":
-    """How to verify an https ARI: with a context of our own, made when one is asked for."""
-    if not url.startswith("https:"):
-        return True
+class _Connection(asyncio.Protocol):
+    """One TCP connection; carries one request at a time."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._reader = http.AnswerReader()
+        self._waiter: asyncio.Future[bytes] | None = None
+        self.reusable = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._waiter is None or self._waiter.done():
+            self.abort()  # nobody asked
+            return
+        try:
+            body = self._reader.feed(data)
+        except ValueError as exc:
+            self._waiter.set_exception(exc)
+            return
+        if body is not None:
+            self.reusable = self._reader.reusable
+            self._waiter.set_result(body)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.reusable = False
+        if self._waiter is None or self._waiter.done():
+            return
+        if exc is None and not self._reader.begun:
+            exc = ConnectionResetError("it closed the connection without an answer")
+        if exc is not None:
+            self._waiter.set_exception(exc)
+            return
+        try:
+            self._waiter.set_result(self._reader.end())
+        except ValueError as fault:
+            self._waiter.set_exception(fault)
+
+    async def exchange(self, request: bytes) -> tuple[int, bytes]:
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("the connection is closed")
+        self._reader = http.AnswerReader()
+        self._waiter = asyncio.get_running_loop().create_future()
+        self.reusable = False
+        self._transport.write(request)
+        body = await self._waiter
+        return self._reader.status, body
+
+    def abort(self) -> None:
+        self.reusable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+
+async def _connect(server: http.Server) -> _Connection:
+    loop = asyncio.get_running_loop()
+    context = _certificates() if server.tls else None
+    _, connection = await loop.create_connection(_Connection, server.host, server.port, ssl=context)
+    return connection
+
+
+def _certificates() -> "SSLContext":
+    """The system's certificates, read when an https ARI is asked for."""
     import ssl
 
     return ssl.create_default_context()
-
-
-def _import_aiohttp() -> None:
-    """Import aiohttp without the system's certificates, which it reads when it is imported.
-
-    That is 40 of its 150 ms, for an ARI that nearly always speaks plain http on loopback, and
-    ``_certificates`` brings them where they are needed. aiohttp's own default for https is empty afterwards,
-    so this is for processes that are ours alone.
-    """
-    import os
-    import sys
-
-    if "aiohttp" in sys.modules:
-        return
-    names = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # what OpenSSL looks at before its built-in places
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, os.devnull))
-    try:
-        import aiohttp  # noqa: F401
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _json(body: bytes) -> Any:
@@ -238,10 +270,3 @@ def _json(body: bytes) -> Any:
         return json.loads(body) if body else None
     except ValueError:
         return None
-
-
-def _reason(exc: Exception) -> str:
-    inner = getattr(exc, "os_error", None)
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror.lower()
-    return str(exc).lower() or type(exc).__name__

@@ -244,7 +244,6 @@ def _provisioner() -> "TenantProvisioner":
         templates=settings.templates,
         timeout=settings.timeout,
         report=reporter(),
-        alone=True,
     )
 
 

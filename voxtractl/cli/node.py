@@ -202,7 +202,7 @@ def _provisioner(names: Sequence[str]) -> "TenantProvisioner":
 
     settings = context.settings()
     nodes = (*settings.node, *names)
-    return TenantProvisioner(settings.config, nodes=nodes, timeout=settings.timeout, alone=True)
+    return TenantProvisioner(settings.config, nodes=nodes, timeout=settings.timeout)
 
 
 def _changes(edits: "Sequence[Edit]") -> bool:

@@ -64,11 +64,11 @@ COMMANDS: Final[dict[str, tuple[int, set[str]]]] = {
     "dialplan render": (0, TYPER | {"jinja2"}),
     "dialplan lint": (0, TYPER | {"jinja2"}),
     "dialplan plan": (0, TYPER | {"jinja2", "asyncio"}),
-    "dialplan reload": (5, TYPER | {"aiohttp", "asyncio"}),  # nobody listens there: 5
-    "dialplan verify": (5, TYPER | {"aiohttp", "asyncio"}),
+    "dialplan reload": (5, TYPER | {"asyncio"}),  # nobody listens there: 5
+    "dialplan verify": (5, TYPER | {"asyncio"}),
     "dialplan history": (0, TYPER | {"asyncio"}),
-    "dialplan status": (0, TYPER | {"aiohttp", "asyncio", "jinja2"}),
-    "dialplan push --yes": (5, TYPER | {"aiohttp", "asyncio", "jinja2"}),
+    "dialplan status": (0, TYPER | {"asyncio", "jinja2"}),
+    "dialplan push --yes": (5, TYPER | {"asyncio", "jinja2"}),
     "node --help": (0, TYPER),
     "node list": (0, TYPER),
     "lab --help": (0, TYPER),

@@ -1,0 +1,158 @@
+"""The client over real sockets: TLS, reuse, servers that misbehave. Asterisk: tests/live/test_proof.py."""
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from voxtractl.ari import requests
+from voxtractl.ari.client import CONNECTIONS, ARIClient
+from voxtractl.errors import AriError, AriUnreachable
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+class Site:
+    """A server that gives ``answer`` to every request; counts connections and those open at once."""
+
+    def __init__(self, answer: bytes = OK, *, closes: bool = False) -> None:
+        self.answer, self.closes = answer, closes
+        self.connections = self.open = self.most = 0
+        self.serving: list[asyncio.Task[None]] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.serving.append(task)
+        self.connections += 1
+        self.open += 1
+        self.most = max(self.most, self.open)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(self.answer)
+                await writer.drain()
+                if self.closes:
+                    break
+        self.open -= 1
+        writer.close()
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            await writer.wait_closed()
+
+    @asynccontextmanager
+    async def up(self, context: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=context)
+        async with server:
+            scheme = "https" if context else "http"
+            yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await asyncio.gather(*self.serving)
+
+
+async def test_one_connection_carries_many_requests() -> None:
+    site = Site()
+    async with site.up() as url, ARIClient(url, "a", "b") as ari:
+        for _ in range(20):
+            assert await ari.request(requests.info()) == {}
+        assert site.connections == 1
+
+
+async def test_many_requests_at_once_share_a_few_connections() -> None:
+    site = Site()
+    async with site.up() as url, ARIClient(url, "a", "b") as ari:
+        answers = await ari.ask_all([requests.info()] * 200)
+        assert {a.status for a in answers} == {200}
+        assert site.most <= CONNECTIONS
+
+
+async def test_a_connection_the_server_wants_to_end_is_not_used_again() -> None:
+    site = Site(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"), closes=True)
+    async with site.up() as url, ARIClient(url, "a", "b") as ari:
+        for _ in range(3):
+            assert await ari.request(requests.info()) == {}
+        assert site.connections == 3
+
+
+HALVES = [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", b"HTTP/1.1 200 OK\r\n", b"nonsense\r\n\r\n"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", b"HTTP/1.1 200 OK\r\n", b"nonsense\r\n\r\n"],
+)
+async def test_half_an_answer_or_none_is_an_error_and_not_the_next_ones_answer(answer: bytes) -> None:
+    site = Site(answer, closes=True)
+    async with site.up() as url, ARIClient(url, "a", "b") as ari:
+        with pytest.raises(AriError, match="no valid HTTP answer"):
+            await ari.request(requests.info())
+        site.answer = OK
+        assert await ari.request(requests.info()) == {}
+
+
+async def test_a_request_given_up_leaves_no_answer_for_the_next() -> None:
+    site = Site(b"")
+    async with site.up() as url, ARIClient(url, "a", "b", timeout=0.1) as ari:
+        with pytest.raises(AriUnreachable, match="no answer within"):
+            await ari.request(requests.info())
+        site.answer = OK
+        assert await ari.request(requests.info()) == {}
+
+
+async def test_the_first_error_ends_all_questions_and_is_raised_as_itself() -> None:
+    async with ARIClient("http://127.0.0.1:9", "a", "b") as ari:
+        with pytest.raises(AriUnreachable):
+            await ari.ask_all([requests.info()] * 50)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Callable[[], tuple[Path, ssl.SSLContext]]:
+    def make() -> tuple[Path, ssl.SSLContext]:
+        """A certificate for 127.0.0.1 that signed itself: its file, and a server's context with it."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a lab")])
+        now = datetime.datetime.now(datetime.UTC)
+        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        built = (
+            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        pem = tmp_path / "server.pem"
+        pem.write_bytes(built.public_bytes(serialization.Encoding.PEM))
+        private = tmp_path / "server.key"
+        private.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem, private)
+        return pem, context
+
+    return make
+
+
+async def test_https_is_verified(
+    certificate: Callable[[], tuple[Path, ssl.SSLContext]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem, context = certificate()
+    site = Site()
+    async with site.up(context) as url:
+        async with ARIClient(url, "a", "b") as ari:
+            with pytest.raises(AriUnreachable, match="certificate verify failed"):
+                await ari.request(requests.info())
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        async with ARIClient(url, "a", "b") as ari:
+            assert await ari.request(requests.info()) == {}
+    assert site.connections == 1
