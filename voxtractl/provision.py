@@ -85,6 +85,9 @@ class TenantProvisioner:
         self._report: Report = report or _silent
         self._given: Fleet | None = None
         self._bundles: dict[str, Bundle] = {}
+        self._sound: set[tuple[str, frozenset[str]]] = (
+            set()
+        )  # (tree, files) that passed
 
     # --- pure up to here: no Asterisk needed ---------------------------------------------------------
 
@@ -167,7 +170,10 @@ class TenantProvisioner:
 
     def _inspect(self, bundle: "Bundle", plan: "Plan") -> None:
         """Prove what a plan would put on its node; what it leaves alone was proven when it came there."""
-        self.lint(bundle, {change.path for change in plan.files})
+        paths = frozenset(change.path for change in plan.files)
+        if (bundle.tree, paths) not in self._sound:
+            self.lint(bundle, paths)
+            self._sound.add((bundle.tree, paths))
 
     def _overrides(self) -> "Mapping[tuple[str, str], Template]":
         from voxtractl.render import templates
@@ -372,6 +378,7 @@ class TenantProvisioner:
     def _become(self, tenants: "Mapping[str, Tenant]") -> None:
         self._given = replace(self.fleet, tenants=tenants)
         self._bundles.clear()
+        self._sound.clear()
         self.__dict__.pop("_secrets", None)
 
     async def write_files(self, allowed: Allowed | None = None) -> "tuple[Result, ...]":
