@@ -85,9 +85,7 @@ class TenantProvisioner:
         self._report: Report = report or _silent
         self._given: Fleet | None = None
         self._bundles: dict[str, Bundle] = {}
-        self._sound: set[tuple[str, frozenset[str]]] = (
-            set()
-        )  # (tree, files) that passed
+        self._sound: set[tuple[str, frozenset[str]]] = set()  # (tree, files) that passed
 
     # --- pure up to here: no Asterisk needed ---------------------------------------------------------
 

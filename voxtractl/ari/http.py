@@ -7,9 +7,10 @@ it: with a length, chunked, or ended by the connection's end (RFC 9112, section 
 
 import re
 from base64 import b64encode
+from functools import lru_cache
 from json import dumps
 from typing import Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
 from voxtractl.ari.requests import Request
 
@@ -36,10 +37,17 @@ class Server:
         self.headers = f"Host: {host}:{self.port}\r\nAuthorization: Basic {secret}\r\n"
 
 
+@lru_cache(maxsize=1024)
+def _quoted(text: str) -> str:
+    # A proof asks thousands of questions that differ in two of ten words; kept ones cost nothing.
+    return quote(text, safe="")
+
+
 def request_bytes(server: Server, request: Request) -> bytes:
     """The request as it goes over the wire; all from outside is percent-encoded or in the JSON body."""
-    query = "?" + urlencode(request.query, quote_via=quote) if request.query else ""
-    head = f"{request.method} {server.prefix}{request.path}{query} HTTP/1.1\r\n{server.headers}"
+    query = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in request.query)
+    target = f"{server.prefix}{request.path}?{query}" if query else server.prefix + request.path
+    head = f"{request.method} {target} HTTP/1.1\r\n{server.headers}"
     if request.body is None:
         length = "" if request.method in {"GET", "DELETE"} else "Content-Length: 0\r\n"
         return f"{head}{length}\r\n".encode("ascii")
