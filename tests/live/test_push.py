@@ -6,6 +6,7 @@ and the next push heals.
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -403,6 +404,37 @@ def test_a_pusher_that_is_killed_leaves_the_old_or_the_new_never_a_mix(two: Oper
     two.must("dialplan", "push", "--yes")
     assert two.live()
     assert False in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_push_is_undone_before_the_command_ends(two: Operator, number: signal.Signals) -> None:
+    """At many moments: what the files are and what Asterisk runs agree, without another command."""
+    codes: set[int] = set()
+    for step in ("observe", "push", "reload", "verify"):
+        two.types("tenant", "remove", "gamma", "--yes")
+        two.must("dialplan", "push", "--yes", "--allow-deletes", "3")
+        two.add("gamma", "--did", GAMMA)
+        words = ["--config", str(two.config), "dialplan", "push", "--yes", "-v"]
+        pusher = subprocess.Popen(
+            [sys.executable, "-m", "voxtractl", *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert pusher.stderr is not None
+        for line in pusher.stderr:
+            if f": {step}" in line:
+                pusher.send_signal(number)
+                break
+        pusher.stderr.read()
+        pusher.stderr.close()
+        codes.add(pusher.wait())
+        assert two.live(), step
+        assert (GAMMA in two.dialplan("from-trunk")) == (two.current / "extensions" / "gamma.conf").exists()
+    assert 130 in codes
+    assert codes <= {0, 130}
+    two.must("dialplan", "push", "--yes")
+    assert GAMMA in two.dialplan("from-trunk")
 
 
 # --- an Asterisk that goes away -------------------------------------------------------------------------

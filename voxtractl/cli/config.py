@@ -20,7 +20,10 @@ def _group() -> None:
 
 @app.command()
 def check() -> None:
-    """Read the whole document; every error with file, line and column, exit code 3."""
+    """Read the document; every error with its place.
+
+    One a line, as file:line:col: path: what is wrong; what to do. Exit code 3.
+    """
     sources = files.read_sources(context.settings().config)
     fleet = document.parse(sources)
     counts = {

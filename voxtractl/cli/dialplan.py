@@ -69,7 +69,10 @@ def render(
 
 @app.command()
 def lint() -> None:
-    """Prove what is rendered: own contexts only, every extension whole, nothing twice; needs no Asterisk."""
+    """Prove what is rendered; needs no Asterisk.
+
+    Own contexts only, every extension whole, nothing twice, a label on every number.
+    """
     provisioner = _provisioner()
     counts: dict[str, int] = {}
     for node in provisioner.nodes:
@@ -110,13 +113,18 @@ def push(
     allow_deletes: int = _DELETES,
     allow_move: bool = _MOVE,
     overwrite_drift: bool = _DRIFT,
-    canaries: int = typer.Option(1, "--canaries", min=0, help="Nodes that go first, one by one."),
-    batch: int = typer.Option(16, "--batch", min=1, help="Nodes at once after the canaries."),
+    canaries: int = typer.Option(
+        1, "--canaries", min=0, metavar="N", help="Nodes that go first, one by one."
+    ),
+    batch: int = typer.Option(16, "--batch", min=1, metavar="N", help="Nodes at once after the canaries."),
     failures: int = typer.Option(
-        0, "--failures", min=0, help="Nodes that may fail before the rest is left alone."
+        0, "--failures", min=0, metavar="N", help="Nodes that may fail before the rest is left alone."
     ),
 ) -> None:
-    """Push the document to every node, reload, and prove that Asterisk runs exactly that."""
+    """Push to every node, reload, and prove it live.
+
+    Shows the plan and asks first, unless --yes or --plan says that it was seen.
+    """
     from voxtractl.deploy.rollout import Rollout
     from voxtractl.provision import Allowed
 
@@ -158,7 +166,7 @@ def _push(provisioner: "TenantProvisioner", allowed: "Allowed", rollout: Any) ->
 def reload(
     everything: bool = typer.Option(False, "--all", help="pjsip and queues too, not only the dialplan."),
 ) -> None:
-    """Let each Asterisk read its current revision again over ARI, and prove it."""
+    """Reload each Asterisk over ARI, and prove it."""
     from voxtractl import naming
     from voxtractl.deploy.rollout import conclude
 
@@ -168,7 +176,10 @@ def reload(
 
 @app.command()
 def verify(tenants: list[str] | None = typer.Argument(None, help="Only these tenants.")) -> None:
-    """Prove that Asterisk runs exactly the current revision: every file, DID, endpoint and queue."""
+    """Prove that Asterisk runs the current revision.
+
+    Every file, every DID, every endpoint is asked for; changes nothing.
+    """
     from voxtractl.deploy.rollout import conclude
 
     provisioner = _provisioner()
@@ -178,7 +189,10 @@ def verify(tenants: list[str] | None = typer.Argument(None, help="Only these ten
 
 @app.command()
 def status(exit_code: bool = _EXIT_CODE) -> None:
-    """Is every node what it should be? Files, Asterisk and document, side by side; changes nothing."""
+    """Compare document, files and Asterisk.
+
+    Is every node what it should be? Changes nothing.
+    """
     found = wait(_provisioner().status())
     show.emit({"nodes": [_status_document(s) for s in found]}, lambda: _status_text(found))
     if exit_code and not all(s.settled for s in found):

@@ -58,7 +58,10 @@ def init(
     out: bool = typer.Option(False, "--remove", help="Take the lines out again; the store stays."),
     dry: bool = typer.Option(False, "--dry-run", help="Show the difference and change nothing."),
 ) -> None:
-    """Put voxtractl's two lines into Asterisk's own files, and prove that it reads through them."""
+    """Let Asterisk read the store: two lines in its files.
+
+    Shows the edits and asks first; proves that Asterisk reads through them, or takes them back.
+    """
     from voxtractl.deploy.rollout import Rollout, conclude, roll_out
 
     provisioner = _provisioner(names or ())
@@ -118,7 +121,10 @@ async def _change(
 
 @app.command()
 def check(names: list[str] | None = NAMES) -> None:
-    """What is wrong with each node, and what to do about it; changes nothing."""
+    """Say what is wrong with each node, and the way on.
+
+    Changes nothing.
+    """
     import asyncio
     from functools import partial
 
@@ -156,7 +162,10 @@ def trust(
         None, "--fingerprint", metavar="SHA256:…", help="What the node itself shows.", show_default=False
     ),
 ) -> None:
-    """Trust the SSH key of a node, once its fingerprint was compared with the node's own."""
+    """Trust the SSH key of a node.
+
+    Without --fingerprint it shows the key's fingerprint, to compare with what the node itself shows.
+    """
     from voxtractl.deploy.store.base import parse_url
     from voxtractl.deploy.store.hostkeys import fetch_host_key, known_hosts_file, trusted
     from voxtractl.deploy.store.hostkeys import trust as write

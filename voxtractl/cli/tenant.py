@@ -125,7 +125,10 @@ def set_(
     ),
     push: bool = PUSH,
 ) -> None:
-    """Change keys of a tenant; everything else in the file stays as it is."""
+    """Change keys of a tenant.
+
+    KEY=VALUE with dotted keys; `KEY=` takes it out. Everything else in the file stays as it is.
+    """
     values = dict(_assignment(text) for text in changes)
     file, changed = _set(context.settings().config, slug, values)
     text = f"{slug} changed in {file}" if changed else f"{slug} is so already"
@@ -134,7 +137,10 @@ def set_(
 
 @app.command()
 def remove(slug: str = SLUG, push: bool = PUSH) -> None:
-    """Remove a tenant from the document; its numbers then belong to nobody."""
+    """Remove a tenant from the document.
+
+    Its numbers then belong to nobody.
+    """
     settings = context.settings()
     tenant = _tenant(_fleet(settings.config), slug, settings.config)
     count = f"{len(tenant.dids)} DIDs" if len(tenant.dids) != 1 else tenant.dids[0]
