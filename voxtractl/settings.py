@@ -164,7 +164,7 @@ class Settings:
 def _from_environment() -> dict[str, Any]:
     from typing import Annotated
 
-    from pydantic import ValidationError, field_validator
+    from pydantic import Field, ValidationError, field_validator
     from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
     class Environment(BaseSettings):
@@ -179,7 +179,7 @@ def _from_environment() -> dict[str, Any]:
         no_color: bool = False
         verbose: bool = False
         templates: Path | None = None
-        timeout: float = 30.0
+        timeout: float = Field(default=30.0, gt=0)
 
         @field_validator("node", mode="before")
         @classmethod

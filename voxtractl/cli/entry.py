@@ -139,6 +139,8 @@ def _root(
         "no_color": no_color or None,
         "verbose": verbose or None,
     }
+    if timeout is not None and timeout <= 0:
+        raise UsageFault(f"--timeout {timeout:g}: nothing is done in no time", hint="give seconds above 0")
     if output not in {None, "text", "json"}:
         raise UsageFault(f"--output {output}: there is text and json", hint="use -o text or -o json")
     context.configure(Settings.load({k: v for k, v in typed.items() if v is not None}))
