@@ -422,17 +422,17 @@ def test_no_command_shows_a_secret(
 
 @pytest.mark.parametrize("seconds", ["0", "-1"])
 def test_a_timeout_of_no_time_is_a_typing_error(seconds: str) -> None:
-    assert run(["--timeout", seconds, "config", "check"]) == 2
+    assert entry.run(["--timeout", seconds, "config", "check"]) == 2
 
 
 def test_a_timeout_of_no_time_in_the_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOXTRACTL_TIMEOUT", "0")
-    assert run(["config", "check"]) == 3
+    assert entry.run(["config", "check"]) == 3
 
 
 @pytest.mark.parametrize("words", [["tenat", "-ojson"], ["tenat", "-o", "json"], ["--output=json", "tenat"]])
 def test_json_is_honoured_however_it_is_attached(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(words) == 2
+    assert entry.run(words) == 2
     assert json.loads(capsys.readouterr().out)["error"]["id"] == "usage"
