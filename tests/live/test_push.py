@@ -5,7 +5,9 @@ and the next push heals.
 """
 
 import contextlib
+import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -135,6 +137,70 @@ def test_every_push_leaves_an_audit_line_on_the_node_and_here(two: Operator, tmp
     there = (two.lab.store_dir / "audit.jsonl").read_text().splitlines()
     assert here[-1] == there[-1]
     assert (tmp_path / "state" / "voxtractl" / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("answer", "pushed"), [("y", True), ("n", False), ("", False)])
+def test_on_a_terminal_the_plan_is_shown_and_asked_for(two: Operator, answer: str, pushed: bool) -> None:
+    two.add("gamma", "--did", GAMMA)
+    here, there = pty.openpty()
+    try:
+        pusher = subprocess.Popen(
+            [sys.executable, "-m", "voxtractl", "--config", str(two.config), "dialplan", "push"],
+            stdin=there,
+            stdout=there,
+            stderr=there,
+            env={**os.environ, "TERM": "xterm"},
+        )
+        os.close(there)
+        seen = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while data := os.read(here, 4096):
+                seen += data
+                if seen.endswith(b"[y/N] "):
+                    os.write(here, answer.encode() + b"\n")
+        assert pusher.wait() == 0
+    finally:
+        os.close(here)
+    text = seen.decode()
+    assert "\x1b[32m+exten => +265999000003,1" in text  # green: added
+    assert "lab\x1b[0m: changes 1 of 3 tenants, 1 DID; 0 deletions" in text
+    assert ("proven" in text) == pushed
+    assert (GAMMA in two.dialplan("from-trunk")) == pushed
+
+
+def test_without_a_terminal_nobody_is_asked(two: Operator) -> None:
+    two.add("gamma", "--did", GAMMA)
+    said = two.types("dialplan", "push")
+    assert said.code == 2
+    assert "add --yes" in said.err
+    assert two.types("dialplan", "rollback").code == 2
+    assert GAMMA not in two.dialplan("from-trunk")
+
+
+def test_render_writes_what_push_pushes(two: Operator, tmp_path: Path) -> None:
+    two.must("dialplan", "render", "--out", str(tmp_path / "out"))
+    for file in (tmp_path / "out" / "lab").rglob("*.conf"):
+        assert file.read_bytes() == (two.current / file.relative_to(tmp_path / "out" / "lab")).read_bytes()
+        assert file.stat().st_mode & 0o777 == 0o640
+    said = two.must("dialplan", "render", "acme")
+    assert ACME in said.out
+    assert BETA not in said.out
+    said = two.types("dialplan", "render", "acne")
+    assert said.code == 2
+    assert "did you mean 'acme'?" in said.err
+    assert "are sound" in two.must("dialplan", "lint").out
+
+
+def test_a_difference_of_many_lines_is_cut_and_says_so(two: Operator) -> None:
+    for number in range(70):
+        two.add(f"t{number:02d}", "--did", f"+2658880000{number:02d}")
+    shown = two.must("dialplan", "plan").out
+    assert "--full shows all of them" in shown
+    full = two.must("dialplan", "plan", "--full").out
+    assert len(full.splitlines()) > 1000
+    assert "--full" not in full
+    two.must("dialplan", "push", "--yes")  # over 64 tenants: files by hash now, every file another
+    assert two.types("dialplan", "status", "--exit-code").code == 0
 
 
 # --- a broken file on the node: Asterisk keeps what it had ----------------------------------------------
@@ -462,6 +528,34 @@ def test_asterisk_down_is_unreachable_and_nothing_is_touched(alone: Operator) ->
     assert said.document["error"]["retryable"] is True
     assert alone.current == before
     alone.lab.start()
+    alone.must("dialplan", "push", "--yes")
+    assert GAMMA in alone.dialplan("from-trunk")
+
+
+def test_asterisk_that_dies_in_the_middle_is_exit_9_and_comes_back_with_the_old(alone: Operator) -> None:
+    before = alone.current
+    alone.add("gamma", "--did", GAMMA)
+    words = ["--config", str(alone.config), "dialplan", "push", "--yes", "-v", "-o", "json"]
+    pusher = subprocess.Popen(
+        [sys.executable, "-m", "voxtractl", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert pusher.stderr is not None
+    for line in pusher.stderr:
+        if ": push" in line:
+            alone.lab.kill()
+            break
+    out, _ = pusher.communicate()
+    error = json.loads(out)["error"]
+    assert pusher.returncode == 9
+    assert error["id"] == "node.rollback"
+    assert "voxtractl dialplan verify --node lab" in error["hint"]
+    assert alone.current == before
+    alone.lab.start()
+    assert alone.live()
+    assert GAMMA not in alone.dialplan("from-trunk")
+    assert alone.must("dialplan", "history", "-o", "json").document["nodes"]["lab"][0]["outcome"] == (
+        "rollback-failed"
+    )
     alone.must("dialplan", "push", "--yes")
     assert GAMMA in alone.dialplan("from-trunk")
 
