@@ -564,7 +564,7 @@ async def _keep_books(work: _Work, record: Record, snapshot: Snapshot, plan: Pla
     drop = prune(there, current=record.revision, good=good)
     try:
         await work.store.record(record, drop=drop, aside=aside)
-    except StoreError as exc:
+    except NodeError as exc:  # the disk is full, or the connection went away at the last moment
         return (f"{work.node}: pushed and proven, but the audit line is missing: {exc.message}",)
     return tuple(f"{work.node}: the edited release is kept as releases/{name}" for name in aside.values())
 
