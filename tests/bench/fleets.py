@@ -7,10 +7,11 @@ from typing import Final, Literal
 
 __all__ = ["WHAT", "Document", "Kind", "host", "node_toml", "write"]
 
-Kind = Literal["lean", "plain", "trunk", "full"]
+Kind = Literal["lean", "dialling", "plain", "trunk", "full"]
 
 WHAT: Final[Mapping[Kind, str]] = {
     "lean": "2 DIDs, a name and a handler",
+    "dialling": "2 DIDs, a name, a handler, a trunk without a password, outbound rules",
     "plain": "2 DIDs, a name, a handler, max_channels and a sound as fallback",
     "trunk": "what a plain one has, and a trunk with a password file",
     "full": "what a plain one has, a trunk with a password file, a queue with one member, outbound rules",
@@ -89,6 +90,14 @@ handler = "handlers/{slug}.py:app"
 """
     if kind == "lean":
         return lean
+    outbound = f"""
+[tenants.{slug}.outbound]
+caller_ids = ["+2657{number:08d}"]
+allow = ["+265"]
+calls_per_second = 2
+"""
+    if kind == "dialling":
+        return f'{lean}\n[tenants.{slug}.trunk]\nhost = "{host(number)}"\n{outbound}'
     plain = f"""{lean}\
 max_channels = {20 + version}
 fallback = {{ play = "vm-goodbye" }}
@@ -107,9 +116,4 @@ codecs = ["ulaw", "alaw"]
     return f"""{trunk}
 [tenants.{slug}.queues.support]
 members = ["PJSIP/agent1"]
-
-[tenants.{slug}.outbound]
-caller_ids = ["+2657{number:08d}"]
-allow = ["+265"]
-calls_per_second = 2
-"""
+{outbound}"""

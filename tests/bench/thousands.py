@@ -41,8 +41,10 @@ def change(ground: Ground) -> list[Figure]:
 
 
 def reload(ground: Ground) -> list[Figure]:
-    lean = fleets.write(ground.new_folder(), ground.lab_node(), ground.thousands.count, kind="lean")
-    return [figure for document in (lean, ground.thousands) for figure in _reload(ground, document)]
+    kinds: tuple[fleets.Kind, ...] = ("lean", "dialling")
+    count = ground.thousands.count
+    others = [fleets.write(ground.new_folder(), ground.lab_node(), count, kind=kind) for kind in kinds]
+    return [figure for document in (*others, ground.thousands) for figure in _reload(ground, document)]
 
 
 def _reload(ground: Ground, document: fleets.Document) -> list[Figure]:
