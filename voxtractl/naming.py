@@ -99,7 +99,7 @@ def queue_name(slug: str, queue: str) -> str:
 
 
 def dispatch_context(slug: str) -> str:
-    """Where a call is counted and offered to the workers; exists only when there is something to do."""
+    """Where a call is counted and offered to the workers; only the one of ``SHARED`` exists."""
     return f"voxtra-{slug}-dispatch"
 
 

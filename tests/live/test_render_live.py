@@ -242,7 +242,8 @@ def test_every_layout_loads_without_a_complaint_and_proves_every_did(
         for did in state.dids:
             assert bench.carries("from-trunk", did, state.label)
             assert not bench.carries("from-trunk", did, "v-000000000000")
-        assert bench.carries(naming.fallback_context(slug), "s", state.label)
+        own_fallback = lint.owns_fallback(fleet.tenants[slug])
+        assert bench.carries(naming.fallback_context(slug), "s", state.label) == own_fallback
     loaded = {context: extens for context, extens in bench.dialplan().items() if context != "test-park"}
     read: dict[str, set[str]] = {naming.LOADED_CONTEXT: {"rev"}}
     for path, content in bundle.files.items():
@@ -322,6 +323,8 @@ def test_the_own_trunk_reaches_own_numbers_and_no_others(bench: Bench, own: Carr
     assert own.call(ONE.removeprefix("+")).status == 503
     assert own.call("1000").status == 503
     assert own.call(OTHER).status == 404
+    assert own.call(OTHER.removeprefix("+")).status == 404
+    assert own.call("+").status == 404
     assert own.call("support").status == 404
     assert own.call("+265700").status == 404
 
@@ -554,7 +557,8 @@ def assert_exact(bench: Bench, values: list[str]) -> None:
         assert (auth["username"], auth["password"]) == (text, text)
     contexts = set(bench.dialplan())
     own = {name for slug in fleet.tenants for name in (f"voxtra-{slug}-{x}" for x in SUFFIXES)}
-    assert contexts == own | {"from-trunk", "test-park", "lab", naming.LOADED_CONTEXT}
+    shared = {f"voxtra-shared-{x}" for x in ("inbound", "dispatch", "outbound", "fallback")}
+    assert contexts == own | shared | {"from-trunk", "test-park", "lab", naming.LOADED_CONTEXT}
     # Every tenant is there once and whole: nothing was swallowed, nothing added.
     queues = set(re.findall(r"^(\S+) has \d+ calls", bench.lab.cli("queue show"), re.MULTILINE))
     foreign = {name for name in queues if not name.startswith("voxtractl-")}

@@ -23,7 +23,7 @@ from voxtractl.errors import Reason
 from voxtractl.model.fleet import Defaults, Fleet
 from voxtractl.model.tenant import Tenant
 
-__all__ = ["LINE_MAX", "Bounds", "bounds_of", "lint_bundle", "lint_file", "restrict"]
+__all__ = ["LINE_MAX", "Bounds", "bounds_of", "lint_bundle", "lint_file", "owns_fallback", "restrict"]
 
 LINE_MAX: Final = 8000  # bytes; Asterisk skips a line above 8191 and says 204 (measured)
 
@@ -39,8 +39,9 @@ _CONTEXTS: Final = (
     naming.inbound_context,
     naming.queues_context,
     naming.outbound_context,
-    naming.dispatch_context,
 )
+# Contexts of the shared file: no tenant has this slug.
+_SHARED: Final = frozenset(make(naming.SHARED) for make in (*_CONTEXTS, naming.dispatch_context))
 
 # What a tenant's own template may use.
 _APPLICATIONS: Final = frozenset(
@@ -57,7 +58,6 @@ _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)([}:(])")
 _ASSIGNABLE: Final = re.compile(
     r"VOXTRA_[A-Z0-9_]+|CALLERID\((?:num|name)\)|CHANNEL\((?:language|musicclass)\)"
 )
-_WORKER: Final = re.compile(r"\$\{RAND\(1,[0-9]+\)\}|\$\[\$\{VOXTRA_WORKER\} % [0-9]+ \+ 1\]")
 _NUMBER: Final = re.compile(r"\+?[0-9]+|\$\{FILTER\(0-9\+?,\$\{[A-Z_]+(?:\(num\))?\}\)\}")
 # A sound file of the node, or what the filter `arg` makes of one; not a URL that Asterisk would fetch.
 _SOUND: Final = re.compile(r"[A-Za-z0-9_./&-]+|\$\{URIDECODE\((?!.*%3A)[A-Za-z0-9%_.~-]*\)\}")
@@ -111,10 +111,12 @@ class Bounds:
     slug: str
     trunk_context: str
     dids: Mapping[str, str]  # DID → the context it stands in
-    apps: tuple[str, ...]  # Stasis apps it may hand calls to; the last one may hold ${VOXTRA_WORKER}
+    app: str  # its Stasis app, as the shared dispatch gets it
+    apps: tuple[str, ...]  # the app of each worker: those it may hand calls to
     stasis_argument: str  # what must stand before other arguments: "acme," with shared apps
     queues: tuple[str, ...]  # Asterisk's names
     trunk: bool
+    fallback: bool  # it must have a fallback of its own
     arrival: str = ""  # where the calls of its own trunk arrive; its inbound context when empty
 
     @property
@@ -126,17 +128,22 @@ class Bounds:
 def bounds_of(tenant: Tenant, defaults: Defaults, dids: int) -> Bounds:
     """The bounds of a tenant on a node that has ``dids`` DIDs."""
     workers = defaults.workers
-    names: list[int | str] = [*range(1, workers + 1), "${VOXTRA_WORKER}"]
-    apps = [tenant.app] if workers == 1 else [naming.worker_app(tenant.app, n, workers) for n in names]
     return Bounds(
         slug=tenant.slug,
         trunk_context=defaults.trunk_context,
         dids={did: naming.did_context(did, defaults.trunk_context, dids) for did in tenant.dids},
-        apps=tuple(apps),
+        app=tenant.app,
+        apps=tuple(naming.worker_app(tenant.app, n, workers) for n in range(1, workers + 1)),
         stasis_argument=f"{tenant.slug}," if defaults.apps == "shared" else "",
         queues=tuple(naming.queue_name(tenant.slug, queue.name) for queue in tenant.queues),
         trunk=tenant.trunk is not None,
+        fallback=owns_fallback(tenant),
     )
+
+
+def owns_fallback(tenant: Tenant) -> bool:
+    """True when the tenant says what happens without a runtime, or has no DID that could prove its load."""
+    return tenant.fallback is not None or not tenant.dids
 
 
 def lint_bundle(
@@ -240,14 +247,14 @@ def _contexts(parsed: Text, owners: Mapping[str, Bounds], file: str) -> Iterator
     context_owner = {context: b for b in owners.values() for context in b.contexts}
     did_owner = {did: b for b in owners.values() for did in b.dids}
     places = {(context, did): b for b in owners.values() for did, context in b.dids.items()}
-    places |= {(naming.fallback_context(slug), "s"): b for slug, b in owners.items()}
+    places |= {(naming.fallback_context(slug), "s"): b for slug, b in owners.items() if b.fallback}
     seen: dict[tuple[str, str], list[Step]] = {}
     labels: dict[str, set[str]] = {slug: set() for slug in owners}
     for section in parsed.sections:
         if _is_end(section):
             continue
         owner = context_owner.get(section.name)
-        shared = not owners and not section.name.startswith("voxtra-")
+        shared = not owners and (section.name in _SHARED or not section.name.startswith("voxtra-"))
         faults: list[syntax.Fault] = []
         for step in syntax.steps(section, faults):
             key = (section.name, syntax.exten_key(step.exten))
@@ -291,7 +298,7 @@ def _foreign(
     """An extension in a context that belongs to no single tenant."""
     exten = step.exten
     if shared:
-        if exten == "i":
+        if exten == "i" or context in _SHARED:
             return
         if exten[:1] != "_":
             yield _reason(file, step.line, context, f"{exten} in the shared file", "it belongs to a tenant")
@@ -380,7 +387,9 @@ def _restricted_step(context: str, step: Step, bounds: Bounds) -> Iterator[tuple
     yield from _restricted_variables(step.args)
     args = step.args.split(",")
     own = bounds.contexts
-    if app in ("goto", "gosub"):
+    if app == "gosub" and step.args.partition(",")[0] in _SHARED:
+        yield from _subroutine(step.args, bounds)
+    elif app in ("goto", "gosub"):
         yield from _target(step.args, bounds, own, context)
     elif app in ("gotoif", "gotoiftime"):
         condition, question, targets = step.args.rpartition("?")
@@ -421,8 +430,28 @@ def _target(target: str, bounds: Bounds, own: Collection[str], here: str) -> Ite
             yield f"a jump to {parts[0]} in {here}", "only own DIDs are there"
         return
     context, exten = parts[0], parts[1]
+    if (context, exten) == (naming.fallback_context(naming.SHARED), "s"):
+        return
     if context not in own and bounds.dids.get(exten) != context:
         yield f"a jump to {context},{exten}", f"stay in {_some(own)} or name an own DID"
+
+
+def _subroutine(call: str, bounds: Bounds) -> Iterator[tuple[str, str]]:
+    """A Gosub into the shared file: as the packaged template writes it, with the tenant's own names.
+
+    The arguments say whose call it is, so nothing stands in them that a caller could lengthen by a comma.
+    """
+    slug, app = re.escape(bounds.slug), re.escape(bounds.app)
+    number = r"(?:[0-9+*#]+|\$\{FILTER\(0-9\+?(?:\*#)?,\$\{EXTEN\}\)\})"
+    calls = (
+        rf"{naming.inbound_context(naming.SHARED)},s,1\({slug},{number}\)",
+        rf"{naming.dispatch_context(naming.SHARED)},{number},1\({slug},{app},[0-9]*\)",
+        rf"{naming.outbound_context(naming.SHARED)},s,1"
+        rf"\({slug},{number},\$\{{LEN\(\$\{{EXTEN\}}\)\}},[0-9]*,\+?[0-9]*\)",
+    )
+    if not any(re.fullmatch(wanted, call) for wanted in calls):
+        what = f"a Gosub to {call.partition(',')[0]} with other arguments"
+        yield what, "write it as the packaged template does"
 
 
 def _dial(args: list[str], bounds: Bounds) -> Iterator[tuple[str, str]]:
@@ -440,10 +469,7 @@ def _dial(args: list[str], bounds: Bounds) -> Iterator[tuple[str, str]]:
 
 def _assignment(args: str, bounds: Bounds) -> Iterator[tuple[str, str]]:
     name, _, assigned = args.partition("=")
-    if name == "VOXTRA_WORKER":
-        if not _WORKER.fullmatch(assigned):
-            yield "a worker that is not counted", "write it as the packaged template does"
-    elif name == "GROUP(voxtra)":
+    if name == "GROUP(voxtra)":
         if assigned != bounds.slug:
             yield "the group of another tenant", f"write Set(GROUP(voxtra)={bounds.slug})"
     elif not _ASSIGNABLE.fullmatch(name):

@@ -129,16 +129,39 @@ class _Renderer:
 
     def _shared(self) -> Fragment:
         numbers = [f"{number:03d}" for number in range(naming.BUCKETS)] if self.bucketed else []
+        workers = self.defaults.workers
+        tenant = "${ARG1}"
         values = {
             "label": LABEL_PLACE,
             "node": self.node,
             "trunk_context": self.trunk_context,
             "buckets": [(number, naming.bucket_context(number)) for number in numbers],
-            "catch_all": naming.dispatch_context(self.catch_all) if self.catch_all else "",
+            "catch_all": self._catch_all_arguments(),
+            "workers": workers,
+            "worker_app": naming.worker_app("${ARG2}", "${VOXTRA_WORKER}", workers),
+            "stasis_argument": self._stasis_argument(tenant),
+            "inbound": naming.inbound_context(naming.SHARED),
+            "dispatch": naming.dispatch_context(naming.SHARED),
+            "outbound": naming.outbound_context(naming.SHARED),
+            "fallback": naming.fallback_context(naming.SHARED),
+            "own_fallback": naming.fallback_context(tenant),
+            "own_outbound": naming.outbound_context(tenant),
+            "own_trunk": naming.trunk_endpoint(tenant),
         }
         text, _ = _labelled(self._text("extensions/shared.conf.j2", values, None))
         origin = self.origins["extensions/shared.conf.j2"]
         return Fragment(naming.SHARED, "extensions", text, origin)
+
+    def _catch_all_arguments(self) -> str:
+        """Of the dispatch, for a number nobody owns: ``beta,voxtra-beta,20``; empty when it is refused."""
+        for tenant in self.tenants:
+            if tenant.slug == self.catch_all:
+                limit = "" if tenant.max_channels is None else tenant.max_channels
+                return f"{tenant.slug},{quoting.name(tenant.app, f'tenants.{tenant.slug}.app')},{limit}"
+        return ""
+
+    def _stasis_argument(self, slug: str) -> str:
+        return f"{slug}," if self.defaults.apps == "shared" else ""
 
     def _tenant(self, tenant: Tenant, fragments: list[Fragment]) -> TenantState:
         """Add the tenant's fragments and return what is remembered of it."""
@@ -154,10 +177,8 @@ class _Renderer:
             "node": self.node,
             "queues": queues,
             "inbound_context": naming.inbound_context(slug),
-            "fallback_context": naming.fallback_context(slug),
             "queues_context": naming.queues_context(slug),
             "outbound_context": naming.outbound_context(slug),
-            "dispatch_context": naming.dispatch_context(slug),
             "trunk_endpoint": naming.trunk_endpoint(slug),
             "trunk_context": self.trunk_context,
             "arrival_context": self._arrival(tenant),
@@ -201,7 +222,7 @@ class _Renderer:
         slug, fallback, outbound = tenant.slug, tenant.fallback, tenant.outbound
         app = quoting.name(tenant.app, f"tenants.{slug}.app")
         workers = self.defaults.workers
-        catch_all = slug == self.catch_all
+        own_fallback = lint.owns_fallback(tenant)
         if fallback and fallback.kind == "dial" and not tenant.trunk:
             raise RenderError(
                 f"tenants.{slug}.fallback.dial: the tenant has no trunk to dial over",
@@ -212,21 +233,25 @@ class _Renderer:
             "label": LABEL_PLACE,
             "routes": self._routes(tenant),
             "buckets": self.bucketed,
-            "app": naming.worker_app(app, 1, workers),
+            "app": app,
             "apps": [naming.worker_app(app, worker, workers) for worker in range(1, workers + 1)],
-            "worker_app": naming.worker_app(app, "${VOXTRA_WORKER}", workers),
             "workers": workers,
-            "stasis_argument": f"{slug}," if self.defaults.apps == "shared" else "",
-            "dispatch": workers > 1 or tenant.max_channels is not None or catch_all,
-            "catch_all": catch_all,
-            "max_channels": tenant.max_channels,
+            "stasis_argument": self._stasis_argument(slug),
+            "dispatch": workers > 1 or tenant.max_channels is not None,
+            "max_channels": "" if tenant.max_channels is None else tenant.max_channels,
             "inbound": tenant.trunk is not None or bool(tenant.extensions),
             "extensions": tenant.extensions,
+            "fallback_context": naming.fallback_context(slug if own_fallback else naming.SHARED),
+            "own_fallback": own_fallback,
             "fallback_kind": fallback.kind if fallback else "none",
             "fallback": fallback.value if fallback else "",
             "outbound": outbound is not None and tenant.trunk is not None,
-            "caller_ids": outbound.caller_ids if outbound else (),
+            "caller_id": outbound.caller_ids[0] if outbound and outbound.caller_ids else "",
+            "other_caller_ids": outbound.caller_ids[1:] if outbound else (),
             "prefixes": _prefixes(outbound.allow, outbound.deny) if outbound else (),
+            "shared_inbound": naming.inbound_context(naming.SHARED),
+            "shared_dispatch": naming.dispatch_context(naming.SHARED),
+            "shared_outbound": naming.outbound_context(naming.SHARED),
         }
 
     def _routes(self, tenant: Tenant) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -187,7 +187,7 @@ def test_more_prefixes_are_a_table_and_deny_wins_a_tie() -> None:
     outbound = Outbound(caller_ids=("+265888000001",), allow=("+1", "", "+265"), deny=("+1",))
     text = text_of(render(fleet_of(dataclasses.replace(ACME, outbound=outbound))))
     found = {s.exten: s.app for c in syntax.read(text).sections for s in syntax.steps(c) if s.priority == 1}
-    assert (found["_+1!"], found["_[+0-9]!"], found["_+265!"]) == ("Goto", "Set", "Set")
+    assert (found["_+1!"], found["_[+0-9]!"], found["_+265!"]) == ("Hangup", "Gosub", "Gosub")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,8 @@ HOSTILE = ("a\n[x]", "a\0b", "a\u2028b", " edge", "x y" * 4000)
         lambda text: dataclasses.replace(ACME, extensions=(text,)),
         lambda text: dataclasses.replace(ACME, fallback=Fallback("dial", text)),
         lambda text: dataclasses.replace(ACME, fallback=Fallback("queue", text)),
-        lambda text: dataclasses.replace(ACME, outbound=Outbound(caller_ids=(text,))),
+        lambda text: dataclasses.replace(ACME, outbound=Outbound(caller_ids=(text,), allow=("+1",))),
+        lambda text: dataclasses.replace(ACME, outbound=Outbound(caller_ids=("+1", text))),
         lambda text: dataclasses.replace(ACME, outbound=Outbound(caller_ids=(), allow=(text,))),
     ],
 )
