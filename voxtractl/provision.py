@@ -10,7 +10,7 @@ It loads, renders, opens nodes and hands the work to ``deploy``; it prints nothi
 import getpass
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -122,10 +122,10 @@ class TenantProvisioner:
 
     @cached_property
     def _secrets(self) -> Mapping[str, Secret]:
-        """Trunk passwords by tenant. All that cannot be read are named at once."""
+        """Trunk passwords by tenant of these nodes. All that cannot be read are named at once."""
         found: dict[str, Secret] = {}
         broken: list[SettingsError] = []
-        for slug, tenant in self.fleet.tenants.items():
+        for slug, tenant in self._tenants():
             if tenant.trunk and tenant.trunk.password:
                 try:
                     found[slug] = tenant.trunk.password.resolve(self.base)
@@ -178,9 +178,16 @@ class TenantProvisioner:
 
         return {
             (slug, kind): templates.read(self.base / name, slug)
-            for slug, tenant in self.fleet.tenants.items()
+            for slug, tenant in self._tenants()
             for kind, name in tenant.templates.items()
         }
+
+    def _tenants(self) -> Iterator[tuple[str, "Tenant"]]:
+        """Those on the nodes to work on: what only other nodes need may be kept elsewhere."""
+        nodes = set(self.nodes)
+        for slug, tenant in self.fleet.tenants.items():
+            if not tenant.nodes or nodes.intersection(tenant.nodes):
+                yield slug, tenant
 
     # --- nodes ------------------------------------------------------------------------------------------
 

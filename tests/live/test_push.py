@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,7 +198,7 @@ def test_a_difference_of_many_lines_is_cut_and_says_so(two: Operator) -> None:
     shown = two.must("dialplan", "plan").out
     assert "--full shows all of them" in shown
     full = two.must("dialplan", "plan", "--full").out
-    assert len(full.splitlines()) > 1000
+    assert len(full.splitlines()) > len(shown.splitlines())
     assert "--full" not in full
     two.must("dialplan", "push", "--yes")  # over 64 tenants: files by hash now, every file another
     assert two.types("dialplan", "status", "--exit-code").code == 0
@@ -448,20 +449,26 @@ asyncio.run(hold())
 
 
 def test_a_pusher_that_is_killed_leaves_the_old_or_the_new_never_a_mix(two: Operator) -> None:
-    """kill -9 at many moments of a push; after each, all of one revision answers, and a push heals."""
+    """kill -9 at many moments of a push; after each, all of one revision answers, and a push heals.
+
+    The moments are parts of the time that a push takes here which nobody disturbs.
+    """
     shown: set[bool] = set()
-    for delay in (0.15, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7):
+    whole = 0.0
+    for part in (1.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0):
         two.types("tenant", "remove", "gamma", "--yes")
         two.must("dialplan", "push", "--yes", "--overwrite-drift", "--allow-deletes", "3")
         two.add("gamma", "--did", GAMMA, "--queue", "support=PJSIP/agent1")
         words = ["--config", str(two.config), "dialplan", "push", "--yes"]
+        started = time.monotonic()
         pusher = subprocess.Popen(
             [sys.executable, "-m", "voxtractl", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         with contextlib.suppress(subprocess.TimeoutExpired):
-            pusher.wait(delay)
+            pusher.wait(part * whole if whole else 60)
         pusher.kill()
         pusher.wait()
+        whole = whole or time.monotonic() - started
         text = two.dialplan("from-trunk")
         assert ACME in text
         assert BETA in text
@@ -469,7 +476,7 @@ def test_a_pusher_that_is_killed_leaves_the_old_or_the_new_never_a_mix(two: Oper
         assert (GAMMA in text) == ("Queue(gamma-support)" in two.dialplan("voxtra-gamma-queues"))
     two.must("dialplan", "push", "--yes")
     assert two.live()
-    assert False in shown
+    assert shown == {True, False}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
