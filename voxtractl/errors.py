@@ -35,6 +35,19 @@ enter (``from exc``), and never travel further up.
     │   ├─ NotFound
     │   ├─ Conflict
     │   └─ BadRequest
+    ├─ CallError(call)            1   one call, and the handler that has it
+    │   ├─ CallEnded(op)              the other side is gone while the handler asked for something
+    │   ├─ OriginateFailed(disposition, cause)  20 to 24, by its disposition
+    │   ├─ QueueUnknown               the caller stays with the handler
+    │   ├─ MediaFailed                a sound, tone or recording that Asterisk could not play or make
+    │   ├─ SpeechUnavailable          no provider is configured, or it does not answer
+    │   └─ LimitReached(tenant)       the tenant's own limit; nothing was dialled
+    ├─ RuntimeFault               1   the runtime as a whole
+    │   ├─ HandlerFault           3   a tenant's handler cannot be loaded (tenant)
+    │   └─ AppReplaced            4   another process took the Stasis app
+    ├─ ProtocolError              1   AudioSocket and media: bytes that break the rules
+    │   ├─ LocalProtocolError         ours
+    │   └─ RemoteProtocolError        Asterisk's, or of somebody who is not Asterisk
     ├─ PartialFailure             7   some nodes done, some not; carries each node's own error
     ├─ DemoFailed                 1   a step of the demo ended otherwise than it must
     └─ LabError                   1   the private Asterisk could not be built, started or stopped
@@ -44,32 +57,45 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 __all__ = [
+    "AppReplaced",
     "AriAuthFailed",
     "AriError",
     "AriUnreachable",
     "BadRequest",
+    "CallEnded",
+    "CallError",
     "ConfigError",
     "Conflict",
     "DemoFailed",
     "DocumentError",
     "DriftFound",
     "FleetError",
+    "HandlerFault",
     "HostKeyChanged",
     "HostKeyUnknown",
     "LabError",
+    "LimitReached",
     "LintFailed",
+    "LocalProtocolError",
+    "MediaFailed",
     "NodeAuthFailed",
     "NodeError",
     "NodeLocked",
     "NodeUnreachable",
     "NotFound",
+    "OriginateFailed",
     "PartialFailure",
     "PlanRefused",
+    "ProtocolError",
+    "QueueUnknown",
     "Reason",
     "ReloadFailed",
+    "RemoteProtocolError",
     "RenderError",
     "RollbackFailed",
+    "RuntimeFault",
     "SettingsError",
+    "SpeechUnavailable",
     "StalePlan",
     "StoreError",
     "TemplateError",
@@ -101,7 +127,7 @@ class VoxtractlError(Exception):
     """Root of the tree. ``str(error)`` is one sentence without the hint; the printer adds where and hint."""
 
     id: ClassVar[str] = "error"
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
     retryable: ClassVar[bool] = False
 
     def __init__(
@@ -388,6 +414,134 @@ class BadRequest(AriError):
     """Asterisk does not understand the request."""
 
     id = "ari.bad-request"
+
+
+# --- calls ------------------------------------------------------------------------------------------------
+
+
+class CallError(VoxtractlError):
+    """Something is wrong with one call; ``details['call_id']`` names it. Other calls are not touched."""
+
+    id = "call"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        call: str | None = None,
+        hint: str | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        where = f"call {call}" if call else None
+        super().__init__(message, where=where, hint=hint, details={"call_id": call, **(details or {})})
+        self.call = call
+
+
+class CallEnded(CallError):
+    """The call ended before or while the handler asked for ``op``. A handler may simply let it fly."""
+
+    id = "call.ended"
+
+    def __init__(self, op: str, *, call: str | None = None) -> None:
+        super().__init__(f"the call ended: {op} is not possible any more", call=call, details={"op": op})
+        self.op = op
+
+
+class OriginateFailed(CallError):
+    """Nobody answered. ``disposition`` says how it ended (``runtime.disposition``), ``cause`` is Q.850."""
+
+    id = "call.originate"
+    exit_code = 24
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        disposition: str,
+        cause: int = 0,
+        tech_cause: int = 0,
+        call: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        details = {"disposition": disposition, "cause": cause, "tech_cause": tech_cause}
+        super().__init__(message, call=call, hint=hint, details=details)
+        self.disposition, self.cause, self.tech_cause = disposition, cause, tech_cause
+        self.exit_code = {"busy": 20, "no_answer": 21, "rejected": 22, "congestion": 23}.get(disposition, 24)
+
+
+class QueueUnknown(CallError):
+    """There is no such queue on this Asterisk; the caller stays with the handler."""
+
+    id = "call.queue"
+
+
+class MediaFailed(CallError):
+    """Asterisk could not play or record: no such sound, scheme, file or folder."""
+
+    id = "call.media"
+
+
+class SpeechUnavailable(CallError):
+    """No provider of speech is configured, or it does not answer; the hint names the line to configure."""
+
+    id = "call.speech"
+
+
+class LimitReached(CallError):
+    """A tenant's own limit (calls at once, calls a second, media legs) refuses this."""
+
+    id = "call.limit"
+
+    def __init__(self, message: str, *, tenant: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint, details={"tenant": tenant})
+        self.tenant = tenant
+
+
+# --- the runtime ------------------------------------------------------------------------------------------
+
+
+class RuntimeFault(VoxtractlError):
+    """Something is wrong with the runtime as a whole, not with one call."""
+
+    id = "runtime"
+
+
+class HandlerFault(RuntimeFault):
+    """A tenant's handler cannot be loaded; its calls take the dialplan's fallback, other tenants go on."""
+
+    id = "runtime.handler"
+    exit_code = 3
+
+    def __init__(
+        self, message: str, *, tenant: str, where: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, where=where, hint=hint, details={"tenant": tenant})
+        self.tenant = tenant
+
+
+class AppReplaced(RuntimeFault):
+    """Another process registered the same Stasis app; Asterisk sends this one no events any more."""
+
+    id = "runtime.app-replaced"
+    exit_code = 4
+
+
+class ProtocolError(VoxtractlError):
+    """Bytes of a media connection that break the protocol's rules."""
+
+    id = "protocol"
+
+
+class LocalProtocolError(ProtocolError):
+    """We were about to send what the protocol forbids; nothing was sent."""
+
+    id = "protocol.local"
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent what the protocol forbids; its connection was closed."""
+
+    id = "protocol.remote"
 
 
 # --- the lab ----------------------------------------------------------------------------------------------

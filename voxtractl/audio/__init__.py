@@ -1,0 +1,1 @@
+"""Sound of calls: the AudioSocket protocol, its server, and the codecs of telephony."""

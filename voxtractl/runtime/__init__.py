@@ -1,0 +1,1 @@
+"""Calls: Asterisk's events become sessions, handlers get them, every session ends once."""
