@@ -47,7 +47,7 @@ _SHARED: Final = frozenset(make(naming.SHARED) for make in (*_CONTEXTS, naming.d
 _APPLICATIONS: Final = frozenset(
     {"answer", "background", "busy", "congestion", "dial", "goto", "gotoif", "gotoiftime", "gosub", "hangup"}
     | {"musiconhold", "noop", "playback", "playtones", "proceeding", "progress", "queue", "return", "ringing"}
-    | {"saydigits", "saynumber", "set", "stasis", "stopplaytones", "wait", "waitexten"}
+    | {"saydigits", "saynumber", "set", "stasis", "stopplaytones", "userevent", "wait", "waitexten"}
 )
 # EVAL is missing for a reason: it runs text that was put together from harmless pieces. So is DB, ENV, CURL …
 _FUNCTIONS: Final = frozenset(
@@ -408,6 +408,8 @@ def _restricted_step(context: str, step: Step, bounds: Bounds) -> Iterator[tuple
             yield f"the Stasis app {args[0]}", f"write Stasis({bounds.apps[0]},{bounds.stasis_argument}…)"
     elif app == "set":
         yield from _assignment(step.args, bounds)
+    elif app == "userevent" and step.args != "VoxtraQueue,Status: ${QUEUESTATUS}":
+        yield "an event of its own", "write it as the packaged template does"
     elif app in ("playback", "background") and not _SOUND.fullmatch(step.args):
         yield "a sound that is not a plain name", "name a sound file of the node"
 

@@ -240,6 +240,7 @@ def test_an_own_template_may_do_what_is_its_own(call: str) -> None:
         "Gosub(voxtra-shared-outbound,s,4(acme,1,1,,))",
         "Gosub(voxtra-shared-outbound,s,1(acme,1,${LEN(${EXTEN})},,${EXTEN}))",
         "Goto(voxtra-shared-outbound,s,4)",
+        "UserEvent(Other,Status: x)",
         "GotoIf($[1]?voxtra-shared-dispatch,1,1)",
         "Playback(http://x/y)",
         "Playback(${URIDECODE(http%3A%2F%2Fx)})",
