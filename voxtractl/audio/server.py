@@ -1,0 +1,361 @@
+"""The server Asterisk brings the sound of calls to, over AudioSocket: one port for all legs.
+
+    leg = server.expect(uuid, 16000)          first: Asterisk connects while the request is still on its way
+    POST /channels/externalMedia …            external_host = server.address, data = uuid, format = slin16
+    await leg.connected()
+
+Only who names a UUID that is expected gets a leg, once. All others are told nothing and dropped, counted by
+reason in ``server.rejected``: "peer" a foreign address, "crowd" too many that have not named one, "silent" no
+UUID in time, "garbage" bytes that break the protocol, "unknown" a UUID nobody expects, "twice" one in use.
+
+Protocols, not streams, and one timer for all: 300 legs are 15,000 frames a second each way.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from ipaddress import IPv6Address, ip_address, ip_network
+from types import TracebackType
+from typing import Final, Self, cast
+from uuid import UUID
+
+from voxtractl.audio.audiosocket import RATES, Decoder, Frame, Kind, encode, frame_bytes
+from voxtractl.audio.leg import BACKLOG, KEEP, Clock, PacedLeg
+from voxtractl.errors import LocalProtocolError, MediaFailed, RemoteProtocolError
+
+__all__ = ["AudioServer", "AudioSocketLeg"]
+
+UUID_SECONDS: Final = 2.0  # Asterisk names it with its first packet
+NAMELESS_MAX: Final = 256  # connections at once that have not named their UUID; Asterisk makes 200 a second
+GOODBYE_SECONDS: Final = 2.0  # for Asterisk to end a connection after our hangup: about 1 ms was measured
+HOST_MAX: Final = 49  # characters of external_host that Asterisk keeps
+
+_HANGUP: Final = encode(Kind.HANGUP)
+_log = logging.getLogger(__name__)
+
+
+class AudioServer:
+    """Listens for Asterisk's AudioSocket connections; use as ``async with AudioServer() as server``.
+
+    ``port`` 0 takes a free one. ``advertise`` is the host Asterisk shall connect to when it is not ``host``
+    (which may be 0.0.0.0). ``peers`` are the addresses or networks that may connect; all when None, for the
+    UUID is a secret already. The connection itself is neither encrypted nor authenticated: keep it on a
+    network of your own.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        advertise: str | None = None,
+        peers: Iterable[str] | None = None,
+    ) -> None:
+        self.rejected: Counter[str] = Counter()
+        self._host, self._port = host, port
+        self._advertise = advertise or host
+        self._peers = None if peers is None else tuple(ip_network(peer) for peer in peers)
+        self._server: asyncio.Server | None = None
+        self._clock: Clock | None = None
+        self._expected: dict[bytes, AudioSocketLeg] = {}  # UUID → leg that Asterisk has not connected yet
+        self._running: dict[bytes, AudioSocketLeg] = {}
+        self._nameless: set[_Connection] = set()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Listen. Raises LocalProtocolError when the address cannot be had, or Asterisk could not keep it."""
+        if self._server is not None:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                lambda: _Connection(self), self._host, self._port, backlog=1024
+            )
+        except OSError as exc:
+            raise LocalProtocolError(
+                f"cannot listen for sound at {self._host}:{self._port}: {(exc.strerror or str(exc)).lower()}",
+                hint="choose another host or port; port 0 takes a free one",
+            ) from exc
+        self._clock = Clock()
+        self._port = self._server.sockets[0].getsockname()[1]
+        if len(self.address) > HOST_MAX:
+            address = self.address
+            await self.close()
+            raise LocalProtocolError(
+                f"{address} has {len(address)} characters, and Asterisk keeps {HOST_MAX}",
+                hint="advertise an IP address",
+            )
+
+    @property
+    def address(self) -> str:
+        """What Asterisk is given as external_host."""
+        host = f"[{self._advertise}]" if ":" in self._advertise else self._advertise
+        return f"{host}:{self._port}"
+
+    def expect(
+        self,
+        leg_id: UUID,
+        rate: int,
+        timeout: float = 5.0,
+        *,
+        backlog: float = BACKLOG,
+        keep: float = KEEP,
+    ) -> "AudioSocketLeg":
+        """The leg that Asterisk will connect within ``timeout`` seconds. Ask before Asterisk is asked.
+
+        ``rate`` must be that of the channel's format. Raises LocalProtocolError for a UUID in use.
+        """
+        if self._clock is None or self._server is None:
+            raise RuntimeError("this AudioServer is not started; use it in `async with`")
+        key = leg_id.bytes
+        if key in self._expected or key in self._running:
+            raise LocalProtocolError(f"the UUID {leg_id} is in use by another leg")
+        leg = AudioSocketLeg(self, leg_id, rate, self._clock, timeout=timeout, backlog=backlog, keep=keep)
+        self._expected[key] = leg
+        return leg
+
+    async def close(self) -> None:
+        """End all legs, as by their own close(), and listen no more; a second close does nothing."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.close()
+        for connection in tuple(self._nameless):
+            connection.abort()
+        legs = (*self._expected.values(), *self._running.values())
+        await asyncio.gather(*(leg.close() for leg in legs))
+        await server.wait_closed()
+
+    # --- for connections and legs -------------------------------------------------------------------------
+
+    def _met(self, connection: "_Connection", peer: str) -> bool:
+        """Whether a new connection may stay."""
+        if not self._known(peer):
+            return self._refuse("peer", peer)
+        if len(self._nameless) >= NAMELESS_MAX:
+            return self._refuse("crowd", peer)
+        self._nameless.add(connection)
+        return True
+
+    def _known(self, peer: str) -> bool:
+        if self._peers is None:
+            return True
+        address = ip_address(peer.partition("%")[0])
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._peers)
+
+    def _named(self, key: bytes, peer: str) -> "AudioSocketLeg | None":
+        """The leg of this UUID, which is in use from now on."""
+        leg = self._expected.pop(key, None)
+        if leg is None:
+            self._refuse("twice" if key in self._running else "unknown", peer)
+            return None
+        self._running[key] = leg
+        return leg
+
+    def _refuse(self, reason: str, peer: str) -> bool:
+        self.rejected[reason] += 1
+        _log.warning("dropped an AudioSocket connection from %s: %s", peer, reason)
+        return False
+
+    def _gone(self, leg: "AudioSocketLeg") -> None:
+        self._expected.pop(leg.leg_id.bytes, None)
+        self._running.pop(leg.leg_id.bytes, None)
+
+
+class AudioSocketLeg(PacedLeg):
+    """A leg over AudioSocket. Made by ``AudioServer.expect``.
+
+    Asterisk needs no sound from us to keep it: a leg that says nothing costs nothing and stays up.
+    """
+
+    def __init__(
+        self,
+        server: AudioServer,
+        leg_id: UUID,
+        rate: int,
+        clock: Clock,
+        *,
+        timeout: float,
+        backlog: float,
+        keep: float,
+    ) -> None:
+        super().__init__(rate, clock, backlog=backlog, keep=keep)
+        self.leg_id = leg_id
+        self._server = server
+        self._kind = RATES[rate]
+        self._header = encode(self._kind, bytes(frame_bytes(rate)))[:3]
+        self._transport: asyncio.Transport | None = None
+        self._connection: _Connection | None = None
+        self._met: asyncio.Future[None] = self._loop.create_future()
+        self._deadline: asyncio.TimerHandle | None = self._loop.call_later(
+            timeout, self._end, f"error: Asterisk did not connect its sound within {timeout:g} s"
+        )
+
+    async def connected(self) -> None:
+        """Return as soon as Asterisk has connected. Raises MediaFailed when it does not, or close() came."""
+        await asyncio.shield(self._met)
+        if self._connection is None:
+            raise MediaFailed(
+                f"no sound from Asterisk: {self.why}",
+                hint=f"it must reach {self._server.address}; see its log",
+                details={"leg": str(self.leg_id)},
+            )
+
+    async def close(self) -> None:
+        connection = self._connection
+        if self.why is None and connection is not None and self._transport is not None:
+            # Half a frame before it was written whole by now or will be: the kernel keeps the order.
+            self._transport.write(_HANGUP)
+        self._end("ours")
+        if connection is not None:
+            # Asterisk is left to end the connection: ending it here, with sound of it unread, would be a
+            # reset, which Asterisk logs as an error.
+            await connection.over(GOODBYE_SECONDS)
+
+    # --- for the connection -------------------------------------------------------------------------------
+
+    def _connect(self, connection: "_Connection", transport: asyncio.Transport) -> None:
+        self._connection, self._transport = connection, transport
+        self._end_wait()
+        if self._ticking:  # sound has waited for this
+            self._clock.add(self)
+
+    def _take(self, frames: list[Frame]) -> None:
+        """What Asterisk says. Raises RemoteProtocolError for what it may not say now."""
+        if self.why is not None:
+            return
+        for kind, payload in frames:
+            if kind is self._kind:
+                if payload:
+                    self._heard(payload)
+            elif kind is Kind.DTMF:
+                self._pressed(chr(payload[0]))
+            elif kind is Kind.HANGUP:
+                self._end("hangup")
+                if self._transport is not None:
+                    self._transport.abort()
+                return
+            elif kind is Kind.ERROR:
+                raise RemoteProtocolError(f"Asterisk reports an error of its own: 0x{payload.hex() or '00'}")
+            elif kind is not Kind.UUID:
+                raise RemoteProtocolError(
+                    f"sound of type 0x{kind:02x} comes where {self.rate} Hz is 0x{self._kind:02x}",
+                    hint="the channel's format must be of the leg's rate",
+                )
+
+    def _start(self) -> None:
+        self._ticking = True
+        if self._transport is not None:
+            self._clock.add(self)
+
+    def _write(self, frame: bytes) -> bool:
+        # Asterisk reads a payload with 5 ms of patience and a header with none at all, blocking its channel.
+        # So a frame goes out in one piece or not at all: not behind one that the kernel took only half of.
+        transport = self._transport
+        if transport is None or transport.get_write_buffer_size():
+            return False
+        transport.write(self._header + frame)
+        return True
+
+    def _end(self, why: str) -> None:
+        if self.why is not None:
+            return
+        super()._end(why)
+        self._end_wait()
+        self._server._gone(self)
+
+    def _end_wait(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if not self._met.done():
+            self._met.set_result(None)
+
+
+class _Connection(asyncio.Protocol):
+    """One TCP connection: nameless, then a leg's, then over."""
+
+    def __init__(self, server: AudioServer) -> None:
+        self._server = server
+        self._decoder = Decoder()
+        self._leg: AudioSocketLeg | None = None
+        self._transport: asyncio.Transport | None = None
+        self._peer = "?"
+        self._patience: asyncio.TimerHandle | None = None
+        self._over = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._peer = transport.get_extra_info("peername")[0]
+        if not self._server._met(self, self._peer):
+            self._transport.abort()
+            return
+        self._patience = asyncio.get_running_loop().call_later(UUID_SECONDS, self._refuse, "silent")
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            frames = self._decoder.feed(data)
+            if self._leg is None and frames:
+                self._name(frames[0].payload)
+            if self._leg is not None:
+                self._leg._take(frames)
+        except RemoteProtocolError as error:
+            self._broken(error)
+
+    def _name(self, key: bytes) -> None:
+        assert self._transport is not None  # noqa: S101 - asyncio made the connection first
+        self._no_longer_nameless()
+        self._leg = self._server._named(key, self._peer)
+        if self._leg is None:
+            self._transport.abort()
+        else:
+            self._leg._connect(self, self._transport)
+
+    def _broken(self, error: RemoteProtocolError) -> None:
+        if self._leg is None:
+            self._refuse("garbage")
+            return
+        self._leg._end(f"error: {error}")
+        self.abort()
+
+    def _refuse(self, reason: str) -> None:
+        self._server._refuse(reason, self._peer)
+        self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # Asterisk closes with our sound unread: the kernel makes that a reset, and it means the same.
+        self._no_longer_nameless()
+        if self._leg is not None:
+            reset = exc is None or isinstance(exc, (ConnectionError, TimeoutError))
+            self._leg._end("eof" if reset else f"error: {exc}")
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _no_longer_nameless(self) -> None:
+        self._server._nameless.discard(self)
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def over(self, seconds: float) -> None:
+        """Return when the connection has ended; it is cut after ``seconds``, or when this is cancelled."""
+        try:
+            await asyncio.wait((self._over,), timeout=seconds)
+        finally:
+            self.abort()
+        await asyncio.shield(self._over)
