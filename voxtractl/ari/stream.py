@@ -1,0 +1,424 @@
+"""The websocket of ARI: the events of one or more Stasis apps, and requests over the same connection.
+
+    NEW ──start()──▶ CONNECTING ──▶ UP ──lost──▶ DOWN ──▶ UP …  connects again by itself, with backoff
+                         └───────────┴────────────┴──▶ FAILED   password refused; another process took the app
+    every state ──close()──▶ CLOSED
+
+Asterisk keeps no events while we are away (facts C4): after each ``on_up`` compare with ``GET /channels``.
+A request that was on its way when the connection was lost may have been carried out; it fails with
+AriUnreachable, which says so, and only a look at Asterisk tells.
+
+Requests over the websocket exist from Asterisk 20.14 and 22.4 on. An older one drops them without a word, so
+the first request of each connection is a ping, and until its answer is there ``takes`` is False. Asterisk
+answers the requests of one connection one by one, in their order.
+"""
+
+import asyncio
+import logging
+import random
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from json import dumps, loads
+from socket import SHUT_RDWR
+from typing import Any, Final
+from urllib.parse import quote
+
+import aiohttp
+from aiohttp import WSMsgType
+from yarl import URL
+
+from voxtractl.ari import requests
+from voxtractl.ari.backoff import Backoff
+from voxtractl.ari.events import Event
+from voxtractl.ari.requests import Answer, Request
+from voxtractl.errors import AppReplaced, AriAuthFailed, AriUnreachable, UsageFault
+from voxtractl.naming import APP_MAX
+from voxtractl.settings import Secret
+
+__all__ = ["EventStream", "State"]
+
+log = logging.getLogger(__name__)
+
+LINE_MAX: Final = 4096  # bytes of the request line in Asterisk's main/http.c; a longer one is a 400
+MESSAGE_MAX: Final = 65_535  # bytes; Asterisk drops the connection at a longer one (measured)
+ANSWER_MAX: Final = (
+    64 * 1024 * 1024
+)  # bytes of one message to us, as over HTTP: all channels of a big Asterisk
+HANDSHAKE: Final = 5.0  # seconds; a frozen Asterisk accepts and says nothing
+# A frozen Asterisk is noticed 7.5 to 10 s after its last byte. Not sooner: a request that waits for a slow
+# driver keeps its connection silent, and its answer is worth more than a quick verdict.
+PING: Final = 2.5  # seconds between pings; Asterisk answers each (measured)
+PINGS_LOST: Final = 3
+SEND: Final = 0.5  # seconds for a ping to be taken
+CLOSE: Final = 1.0  # seconds for the farewell, which takes Asterisk a millisecond
+
+EVENTS: Final = Request("GET", "/events")
+UNKNOWN: Final = "whether Asterisk did what was asked is unknown"
+
+
+class State(StrEnum):
+    NEW = "new"
+    CONNECTING = "connecting"
+    UP = "up"
+    DOWN = "down"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+class EventStream:
+    """One websocket to one Asterisk for ``apps``.
+
+    ``on_event`` gets every event in order, from the reader itself: it must be quick, and an exception in it
+    is logged and ends nothing. ``on_down`` gets one sentence each time the connection is lost for a while or
+    for good (then ``failure`` is set). ``on_up`` runs as a task each time it is there again, not the first
+    time, which is the return of ``start``; it ends early when the connection is lost meanwhile.
+    ``timeout``: seconds ``start`` waits for Asterisk. All belongs to the event loop ``start`` was called in.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        user: str,
+        password: str | Secret,
+        apps: Sequence[str],
+        *,
+        on_event: Callable[[Event], None],
+        on_up: Callable[[], Awaitable[None]] | None = None,
+        on_down: Callable[[str], None] | None = None,
+        timeout: float = 10.0,
+        backoff: Backoff = Backoff(),  # noqa: B008  (a value)
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.apps = tuple(apps)
+        self.state = State.NEW
+        self.failure: AriAuthFailed | AppReplaced | None = None  # why the stream ended for good
+        self._target = _target(self.url, self.apps)
+        self._user = user
+        self._password = password if isinstance(password, Secret) else Secret(password)
+        self._on_event, self._on_up, self._on_down = on_event, on_up, on_down
+        self._timeout = timeout
+        self._backoff = backoff
+        self._run: asyncio.Task[None] | None = None
+        self._again: asyncio.Task[None] | None = None  # on_up
+        self._first: asyncio.Future[None] | None = None  # the first connection
+        self._ended = asyncio.Event()
+        self._reason = "it does not answer"  # why the last try failed
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._answers = False  # whether this connection is known to carry requests
+        self._heard = False  # whether anything came since the last ping
+        self._sent = 0
+        self._waiting: dict[str, tuple[Request, asyncio.Future[Answer]]] = {}
+
+    @property
+    def connected(self) -> bool:
+        """Whether events come now."""
+        return self.state is State.UP
+
+    # --- lifecycle ----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect. Raises AriAuthFailed at once, AriUnreachable after ``timeout``; both end the stream."""
+        if self.state is not State.NEW:
+            raise RuntimeError(f"this EventStream cannot be started: it is {self.state}")
+        self.state = State.CONNECTING
+        self._first = asyncio.get_running_loop().create_future()
+        self._run = asyncio.create_task(self._serve(self._first))
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._first
+        except TimeoutError as exc:
+            await self.close()
+            raise self._unreachable(
+                f"no event connection within {self._timeout:.0f} s: {self._reason}"
+            ) from exc
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End the connection; a second close does nothing. Calls stay up in Asterisk."""
+        if self.state is not State.FAILED:
+            self.state = State.CLOSED
+        run, self._run = self._run, None
+        if run is not None:
+            run.cancel()
+            await asyncio.wait([run])
+        self._ended.set()
+
+    async def wait_failed(self) -> AriAuthFailed | AppReplaced | None:
+        """Wait for the end of the stream: why it failed, or None when it was closed."""
+        await self._ended.wait()
+        return self.failure
+
+    # --- requests -----------------------------------------------------------------------------------------
+
+    def takes(self, request: Request) -> bool:
+        """Whether ``ask`` may be given this request now; if not, HTTP is the way."""
+        if not self._answers or request.slow:
+            return False
+        return request.body is None or len(_message(request, "0" * 10)) <= MESSAGE_MAX
+
+    async def ask(self, request: Request, *, timeout: float = 30.0) -> Answer:
+        """Send a request and return Asterisk's answer, whatever its status.
+
+        Any number may be on the way. Raises AriUnreachable when the connection is not there or is lost, or
+        nothing comes within ``timeout`` seconds (whether Asterisk did it is unknown then), and UsageFault for
+        what no message can carry.
+        """
+        if self._socket is None:
+            raise self._unreachable("the event connection is down, nothing was sent", request)
+        self._sent += 1
+        number = str(self._sent)
+        text = _message(request, number)
+        if len(text) > MESSAGE_MAX:
+            raise UsageFault(
+                f"{request.method} {request.path} has {len(text)} bytes; a websocket takes {MESSAGE_MAX}"
+            )
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = request, answer
+        try:
+            async with asyncio.timeout(timeout):
+                await self._socket.send_str(text)
+                return await answer
+        except TimeoutError as exc:
+            raise self._unreachable(f"no answer within {timeout:.0f} s; {UNKNOWN}", request) from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            raise self._unreachable(f"the event connection was lost; {UNKNOWN}", request) from exc
+        finally:
+            self._waiting.pop(number, None)
+
+    def _answered(self, event: Mapping[str, Any]) -> None:
+        self._answers = True
+        _, waiting = self._waiting.get(event["request_id"], (None, None))
+        if waiting is not None and not waiting.done():
+            waiting.set_result(_answer(event))
+
+    # --- one connection after another ---------------------------------------------------------------------
+
+    async def _serve(self, first: asyncio.Future[None]) -> None:
+        attempt = 0
+        clock = asyncio.get_running_loop().time
+        try:
+            while True:
+                since = clock()
+                try:
+                    reason = await self._connection(first)
+                except AriUnreachable as exc:
+                    self._reason = str(exc)
+                else:
+                    self.state = State.DOWN
+                    self._tell_down(reason)
+                if clock() - since > self._backoff.most:
+                    attempt = 0
+                await asyncio.sleep(self._backoff.delay(attempt, random.random()))  # noqa: S311
+                attempt += 1
+        except (AriAuthFailed, AppReplaced) as exc:
+            self.state = State.FAILED
+            self.failure = exc
+            if not first.done():
+                first.set_exception(exc)
+            else:
+                self._tell_down(str(exc))
+            self._ended.set()
+        finally:
+            if self._again is not None:
+                await asyncio.wait([self._again])
+
+    async def _connection(self, first: asyncio.Future[None]) -> str:
+        """One connection from its begin to its end; returns why it ended.
+
+        Raises AriUnreachable when there was none, AriAuthFailed, AppReplaced.
+        """
+        # A session of its own: its end closes the connection whatever state that is in.
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+            self._socket = socket = await self._connect(session)
+            self._heard = True
+            self.state = State.UP
+            if first.done():
+                self._tell_up()
+            else:
+                first.set_result(None)
+            try:
+                return await self._attend(socket)
+            finally:
+                self._lose()
+                await _part(socket)
+
+    async def _connect(self, session: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
+        secret = b64encode(f"{self._user}:{self._password.reveal()}".encode()).decode()
+        try:
+            async with asyncio.timeout(HANDSHAKE):
+                return await session.ws_connect(
+                    self._target,
+                    headers={"Authorization": f"Basic {secret}"},
+                    autoping=False,  # _attend wants to see what comes
+                    max_msg_size=ANSWER_MAX,
+                )
+        except aiohttp.WSServerHandshakeError as exc:
+            # `from None`: the foreign error holds our header with the password.
+            if exc.status == 401:
+                raise self._auth_failed("wrong name or password", 401) from None
+            if exc.status == 403:
+                raise self._auth_failed("it may not have events", 403) from None
+            raise self._unreachable(f"it answers the websocket with {exc.status} {exc.message}") from None
+        except TimeoutError as exc:
+            raise self._unreachable(f"no answer to the websocket within {HANDSHAKE:.0f} s") from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            raise self._unreachable(str(exc)) from exc
+
+    async def _attend(self, socket: aiohttp.ClientWebSocketResponse) -> str:
+        """Read until the connection ends, or is silent for too long; returns why."""
+        reader = asyncio.create_task(self._read(socket))
+        silent = 0
+        try:
+            await _send(socket, socket.send_str(_message(requests.ping(), "ping")))
+            while True:
+                ended, _ = await asyncio.wait([reader], timeout=PING)
+                if ended:
+                    return reader.result()
+                silent = 0 if self._heard else silent + 1
+                if silent == PINGS_LOST:
+                    return f"Asterisk does not answer pings for {PING * PINGS_LOST:.0f} s"
+                self._heard = False
+                await _send(socket, socket.ping())
+        finally:
+            if not reader.done():
+                reader.cancel()
+                await asyncio.wait([reader])
+
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> str:
+        while True:
+            message = await socket.receive()
+            self._heard = True
+            if message.type is WSMsgType.TEXT:
+                try:
+                    event = loads(message.data)
+                    kind = event["type"]
+                except (ValueError, KeyError, TypeError):
+                    return "what came is no event of ARI"
+                if kind == "RESTResponse":
+                    self._answered(event)
+                elif kind == "ApplicationReplaced":
+                    raise AppReplaced(
+                        f"another process took the Stasis app {event['application']!r}: its calls go there",
+                        where=self.url,
+                        hint="end one of the two, or give each an app of its own",
+                    )
+                else:
+                    try:
+                        self._on_event(event)
+                    except Exception:  # the caller's own code: no event may end the stream
+                        log.exception("an event of type %s was not handled", kind)
+            elif message.type is WSMsgType.PING:
+                await _send(socket, socket.pong(message.data))
+            elif message.type is not WSMsgType.PONG:
+                return f"Asterisk closed it ({socket.close_code})" if socket.close_code else "it was cut"
+
+    def _lose(self) -> None:
+        """What was on the way has no answer any more."""
+        self._socket = None
+        self._answers = False
+        waiting, self._waiting = self._waiting, {}
+        for request, answer in waiting.values():
+            if not answer.done():
+                answer.set_exception(self._unreachable(f"the event connection was lost; {UNKNOWN}", request))
+        if self._again is not None:
+            self._again.cancel()
+
+    # --- telling ------------------------------------------------------------------------------------------
+
+    def _tell_up(self) -> None:
+        if self._on_up is not None:
+            self._again = asyncio.create_task(self._up(self._on_up))
+
+    async def _up(self, on_up: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await on_up()
+        except Exception:  # the caller's own code
+            log.exception("on_up of the event stream of %s failed", self.url)
+
+    def _tell_down(self, reason: str) -> None:
+        if self._on_down is not None:
+            try:
+                self._on_down(reason)
+            except Exception:  # the caller's own code
+                log.exception("on_down of the event stream of %s failed", self.url)
+
+    def _unreachable(self, reason: str, request: Request = EVENTS) -> AriUnreachable:
+        return AriUnreachable(
+            reason,
+            method=request.method,
+            path=request.path,
+            where=self.url,
+            hint="is Asterisk running, http.conf enabled, and its sessionlimit not used up?",
+        )
+
+    def _auth_failed(self, reason: str, status: int) -> AriAuthFailed:
+        return AriAuthFailed(
+            f"Asterisk refuses the ARI user {self._user!r}: {reason}",
+            method=EVENTS.method,
+            path=EVENTS.path,
+            status=status,
+            where=self.url,
+            hint=f"compare with the section [{self._user}] in the node's ari.conf",
+        )
+
+
+def _target(url: str, apps: Sequence[str]) -> URL:
+    """Where to connect. Raises UsageFault for names, or so many, that Asterisk cannot take."""
+    for app in apps:
+        if not app or "," in app or len(app.encode()) > APP_MAX:
+            raise UsageFault(f"{app!r} is no name of a Stasis app: 1 to {APP_MAX} bytes, no comma")
+    if not apps:
+        raise UsageFault("an event stream needs the name of at least one Stasis app")
+    names = ",".join(quote(app, safe="") for app in apps)
+    target = URL(f"{url}/ari/events?app={names}", encoded=True)
+    line = len(f"GET {target.raw_path_qs} HTTP/1.1\r\n")
+    if line > LINE_MAX:
+        raise UsageFault(
+            f"{len(apps)} apps make a request line of {line} bytes, and Asterisk reads {LINE_MAX}",
+            hint="use several streams, with 400 short names each at most",
+        )
+    return target
+
+
+def _message(request: Request, number: str) -> str:
+    """A request as it goes over the websocket, in ASCII; the path without its first slash (else: 405)."""
+    message: dict[str, Any] = {
+        "type": "RESTRequest",
+        "request_id": number,
+        "method": request.method,
+        "uri": request.path[1:],
+    }
+    if request.query:
+        message["query_strings"] = [{"name": name, "value": value} for name, value in request.query]
+    if request.body is not None:
+        message["content_type"] = "application/json"
+        message["message_body"] = dumps(request.body)
+    return dumps(message)
+
+
+def _answer(event: Mapping[str, Any]) -> Answer:
+    text = event.get("message_body")
+    return Answer(event["status_code"], loads(text) if text else None)
+
+
+async def _send(socket: aiohttp.ClientWebSocketResponse, sending: Awaitable[None]) -> None:
+    """Send, but wait for no peer that reads nothing; a lost connection is the reader's to tell."""
+    with suppress(TimeoutError, aiohttp.ClientError, OSError):
+        async with asyncio.timeout(SEND):
+            await sending
+
+
+async def _part(socket: aiohttp.ClientWebSocketResponse) -> None:
+    """Say farewell; a peer that does not listen is cut off."""
+    raw = socket.get_extra_info("socket")
+    try:
+        async with asyncio.timeout(CLOSE):
+            await socket.close()
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        if raw is not None:
+            with suppress(OSError):
+                raw.shutdown(SHUT_RDWR)
