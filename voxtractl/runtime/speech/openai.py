@@ -1,0 +1,258 @@
+"""Speech from any server with the OpenAI audio API: OpenAI's own, or one of yours (whisper.cpp, Speaches,
+Kokoro …).
+
+    POST {url}/audio/speech          {"model", "voice", "input", "response_format"} → PCM or WAV, as it is made
+    POST {url}/audio/transcriptions  multipart: file (WAV), model, language         → {"text", "language"?}
+
+Raw PCM of this API is 24 kHz, signed 16-bit little endian, mono; a WAV says its rate itself. Whatever goes
+wrong is a SpeechUnavailable with the URL and the status. Answers of servers are never quoted: some repeat the
+key. Nothing is asked twice, because somebody is waiting on the line; redirects are not followed, because the
+key would be.
+"""
+
+import io
+import json
+import struct
+import wave
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final, Literal, NoReturn
+from urllib.parse import urlsplit
+
+from voxtractl.audio.resample import Resampler
+from voxtractl.errors import SpeechUnavailable
+from voxtractl.runtime.speech.provider import Transcript
+from voxtractl.settings import Secret
+
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = ["OpenAISpeech"]
+
+PCM_RATE: Final = 24000  # of response_format "pcm"
+ANSWER_MAX: Final = 1024 * 1024  # bytes of a transcription; a minute of speech is 1 kB
+HEAD_MAX: Final = 64 * 1024  # bytes of a WAV before its sound; most are 44
+PIECE: Final = 4800  # bytes read at once: 100 ms, so that the first sound comes early
+OTHER: Final = ("application/json", "text/", "audio/mp", "audio/ogg", "audio/opus", "audio/aac", "audio/flac")
+FOREIGN: Final = frozenset({b"OggS", b"fLaC", b"ID3\3", b"ID3\4"})  # first bytes of what is no PCM
+RIFF_PCM: Final = (1, 0xFFFE)  # WAVE_FORMAT_PCM and EXTENSIBLE
+
+_HINTS: Final = {
+    401: "check the API key",
+    403: "check the API key and what it may do",
+    404: "check the URL (it ends in /v1 as a rule) and the names of model and voice",
+    429: "the provider limits requests: wait, or raise the account's limit",
+}
+
+
+class OpenAISpeech:
+    """Speaks and understands through the OpenAI audio API at ``url`` (``https://api.openai.com/v1``).
+
+    ``model`` is a model that speaks or one that understands, by what it is used for; ``voice`` is only needed
+    to speak, ``language`` ("en") only helps to understand. ``timeout`` is seconds until the server must
+    answer, and between two pieces of its answer. Serves any number of calls on one event loop over kept
+    connections; ``await close()`` ends them. The first use after that opens new ones.
+    """
+
+    rate: Final = PCM_RATE
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str,
+        voice: str = "",
+        language: str = "",
+        api_key: Secret | None = None,
+        response_format: Literal["pcm", "wav"] = "pcm",
+        timeout: float = 10.0,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("the URL of a speech server begins with http:// or https:// and a host")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            # It stands in every error; a key in it would too.
+            raise ValueError("the URL of a speech server holds no password and no query")
+        self.url = url.rstrip("/")
+        self._model, self._voice, self._language = model, voice, language
+        self._api_key = api_key
+        self._format = response_format
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"OpenAISpeech({self.url!r}, model={self._model!r}, voice={self._voice!r})"
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    # --- speaking -----------------------------------------------------------------------------------------
+
+    async def synthesize(self, text: str) -> AsyncIterator[bytes]:
+        """PCM of 24 kHz, while the server makes it. Raises SpeechUnavailable, also in the middle."""
+        import aiohttp
+
+        url = f"{self.url}/audio/speech"
+        body = {
+            "model": self._model,
+            "voice": self._voice,
+            "input": text,
+            "response_format": self._format,
+        }
+        try:
+            async with self._client().post(url, json=body, allow_redirects=False) as answer:
+                self._check(url, answer)
+                reader = _Sound(answer.content_type)
+                async for piece in answer.content.iter_chunked(PIECE):
+                    pcm = reader.feed(piece)
+                    if pcm:
+                        yield pcm
+                rest = reader.end()
+                if rest:
+                    yield rest
+        except _NotSound as exc:
+            self._fail(url, str(exc), exc)
+        except TimeoutError as exc:
+            self._fail(url, f"did not go on answering within {self._timeout:g} s", exc)
+        except aiohttp.ClientError as exc:
+            self._fail(url, f"the connection failed ({type(exc).__name__})", exc)
+
+    # --- understanding ------------------------------------------------------------------------------------
+
+    async def transcribe(self, pcm: bytes, rate: int) -> Transcript:
+        """The words of a recording. Raises SpeechUnavailable."""
+        import aiohttp
+
+        url = f"{self.url}/audio/transcriptions"
+        form = aiohttp.FormData()
+        form.add_field("file", _wav(pcm, rate), filename="speech.wav", content_type="audio/wav")
+        form.add_field("model", self._model)
+        form.add_field("response_format", "json")
+        if self._language:
+            form.add_field("language", self._language)
+        try:
+            async with self._client().post(url, data=form, allow_redirects=False) as answer:
+                self._check(url, answer)
+                body = await answer.content.read(ANSWER_MAX)
+                while not answer.content.at_eof():
+                    if len(body) >= ANSWER_MAX:
+                        self._fail(url, "answered with more than a megabyte")
+                    body += await answer.content.read(ANSWER_MAX)
+        except TimeoutError as exc:
+            self._fail(url, f"did not go on answering within {self._timeout:g} s", exc)
+        except aiohttp.ClientError as exc:
+            self._fail(url, f"the connection failed ({type(exc).__name__})", exc)
+        return self._words(url, body)
+
+    def _words(self, url: str, body: bytes) -> Transcript:
+        try:
+            told = json.loads(body)
+        except ValueError as exc:
+            self._fail(url, "answered with something that is not JSON", exc)
+        text = told.get("text") if isinstance(told, dict) else None
+        if not isinstance(text, str):
+            self._fail(url, 'answered without "text"')
+        language = told.get("language")
+        return Transcript(text.strip(), language=language if isinstance(language, str) else None)
+
+    # --- both ---------------------------------------------------------------------------------------------
+
+    def _client(self) -> "aiohttp.ClientSession":
+        import aiohttp
+
+        if self._session is None:
+            headers = {"Authorization": f"Bearer {self._api_key.reveal()}"} if self._api_key else {}
+            # No total: a long prompt is read as slowly as it is played.
+            times = aiohttp.ClientTimeout(total=None, connect=self._timeout, sock_read=self._timeout)
+            self._session = aiohttp.ClientSession(headers=headers, timeout=times)
+        return self._session
+
+    def _check(self, url: str, answer: "aiohttp.ClientResponse") -> None:
+        if answer.status == 200:
+            return
+        wait = answer.headers.get("Retry-After", "")
+        later = f"; it asks to wait {wait} s" if wait.isascii() and wait.isdigit() and len(wait) < 6 else ""
+        self._fail(url, f"answered with status {answer.status}{later}", status=answer.status)
+
+    def _fail(self, url: str, what: str, cause: Exception | None = None, *, status: int = 0) -> NoReturn:
+        raise SpeechUnavailable(
+            f"{url}: {what}",
+            hint=_HINTS.get(status, "check that the server runs and what its log says"),
+            details={"url": url, "status": status},
+        ) from cause
+
+
+def _wav(pcm: bytes, rate: int) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(rate)
+        out.writeframes(pcm)
+    return file.getvalue()
+
+
+class _NotSound(Exception):
+    """What the server sent is no sound we can play."""
+
+
+class _Sound:
+    """Raw PCM or a WAV, told apart by the first bytes, in pieces of any size; gives PCM of 24 kHz.
+
+    ``kind`` is what the server calls it. It only counts where it is not sound of ours: an MP3 played as PCM
+    is a noise in somebody's ear.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._head = bytearray()  # not told apart yet, or a WAV's head
+        self._resampler: Resampler | None = None  # None until the sound begins
+        self._left = -1  # bytes of a WAV's sound to come; -1: until the end
+
+    def feed(self, data: bytes) -> bytes:
+        if self._resampler is None:
+            self._head += data
+            rate, at = self._begin()
+            if not rate:
+                return b""
+            self._resampler = Resampler(rate, PCM_RATE)
+            data = bytes(self._head[at:])
+        if self._left >= 0:
+            data = data[: self._left]
+            self._left -= len(data)
+        return self._resampler.feed(data)
+
+    def end(self) -> bytes:
+        if self._resampler is None:
+            if self._head[:4] == b"RIFF"[: len(self._head)]:
+                raise _NotSound("sent a WAV without sound" if self._head else "sent no sound")
+            return b""
+        return self._resampler.flush()
+
+    def _begin(self) -> tuple[int, int]:
+        """The rate of the sound and where it begins; rate 0 as long as its head is not whole."""
+        head = self._head
+        if head[:4] != b"RIFF"[: len(head)]:
+            if bytes(head[:4]) in FOREIGN or self._kind.startswith(OTHER):
+                raise _NotSound(f"sent {self._kind} instead of PCM or WAV")
+            return PCM_RATE, 0
+        at, rate = 12, 0
+        while len(head) >= at + 8:
+            name, size = struct.unpack_from("<4sI", head, at)
+            if name == b"data":
+                if not rate:
+                    raise _NotSound("sent a WAV that does not say its format")
+                # Who streams does not know the length yet and says 0 or the largest number.
+                self._left = size if 0 < size < 0x7FFFFFFF else -1
+                return rate, at + 8
+            if name == b"fmt " and len(head) >= at + 24:
+                kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", head, at + 8)
+                if kind not in RIFF_PCM or channels != 1 or bits != 16 or not 4000 <= rate <= 192000:
+                    raise _NotSound(
+                        f"sent a WAV of {channels} channels, {bits} bits, {rate} Hz, format {kind}"
+                    )
+            at += 8 + size + size % 2
+        if len(head) > HEAD_MAX or at > HEAD_MAX:
+            raise _NotSound("sent a WAV without sound")
+        return 0, 0
