@@ -1,7 +1,7 @@
 """Speech from any server with the OpenAI audio API: OpenAI's own, or one of yours (whisper.cpp, Speaches,
 Kokoro …).
 
-    POST {url}/audio/speech          {"model", "voice", "input", "response_format"} → PCM or WAV, as it is made
+    POST {url}/audio/speech          {"model", "voice", "input", "response_format"} → PCM or WAV as it is made
     POST {url}/audio/transcriptions  multipart: file (WAV), model, language         → {"text", "language"?}
 
 Raw PCM of this API is 24 kHz, signed 16-bit little endian, mono; a WAV says its rate itself. Whatever goes

@@ -107,13 +107,14 @@ async def say(leg: Leg, tts: TextToSpeech, text: str, *, barge_in: BargeIn | Non
         speaking.cancel()
         cutting.cancel()
         await asyncio.gather(speaking, cutting, return_exceptions=True)
-    return Said(text, max(prompt.given - dropped, 0.0), interrupted=not played)
+    seconds = prompt.given / (2 * leg.rate) - dropped
+    return Said(text, max(seconds, 0.0), interrupted=not played)
 
 
 class _Prompt:
     def __init__(self, leg: Leg, tts: TextToSpeech) -> None:
         self._leg, self._tts = leg, tts
-        self.given = 0.0  # seconds of sound, to the leg
+        self.given = 0  # bytes of sound, to the leg
 
     async def speak(self, text: str) -> None:
         resampler = Resampler(self._tts.rate, self._leg.rate)
@@ -131,7 +132,7 @@ class _Prompt:
         await self._leg.drained()
 
     async def _send(self, pcm: bytes) -> None:
-        self.given += len(pcm) / (2 * self._leg.rate)
+        self.given += len(pcm)
         await self._leg.send(pcm)
 
 
