@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["CAUSES", "Disposition", "cause_name", "disposition_of"]
+__all__ = ["BY_REASON", "CAUSES", "Disposition", "cause_name", "disposition_of"]
 
 
 class Disposition(StrEnum):
@@ -51,6 +51,15 @@ BY_CAUSE: Final[Mapping[int, Disposition]] = MappingProxyType(
 VAGUE: Final = frozenset({0, 16, 18, 19, 31})
 BY_STATUS: Final[Mapping[str, Disposition]] = MappingProxyType(
     {"BUSY": _BUSY, "CONGESTION": _CONGESTION, "NOANSWER": _NO_ANSWER, "CHANUNAVAIL": _FAILED}
+)
+# An inbound call that we ended before the answer, by the reason we gave; other reasons are failures.
+BY_REASON: Final[Mapping[str, Disposition]] = MappingProxyType(
+    {
+        "busy": _BUSY,
+        "congestion": _CONGESTION,
+        **dict.fromkeys(("no_answer", "timeout"), _NO_ANSWER),
+        **dict.fromkeys(("normal", "normal_unspecified", "rejected", "answered_elsewhere"), _REJECTED),
+    }
 )
 
 # Asterisk's names of the Q.850 causes it uses (include/asterisk/causes.h), in plain words.
