@@ -110,15 +110,16 @@ def encode(kind: Kind, payload: bytes = b"") -> bytes:
 class Decoder:
     """Reads what Asterisk sends, in whatever pieces it comes.
 
-    The first frame is the UUID and no other is; nothing follows a hangup. After an error every further call
-    raises it again: the connection is of no use any more.
+    The first frame is the UUID and no other is; nothing follows a hangup. Bytes that break the rules are an
+    error for ever, for the connection is of no use any more: the call that has frames from before them gives
+    those and sets ``error``, every further call raises it.
     """
 
     def __init__(self) -> None:
+        self.error: RemoteProtocolError | None = None
         self._left = bytearray()
         self._begun = False
         self._ended = False
-        self._error: RemoteProtocolError | None = None
 
     @property
     def waiting(self) -> int:
@@ -126,22 +127,23 @@ class Decoder:
         return len(self._left)
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that are complete now. Raises RemoteProtocolError for bytes that break the rules."""
-        if self._error is not None:
-            raise self._error
-        try:
-            return self._frames(data)
-        except RemoteProtocolError as error:
-            self._error = error
-            self._left.clear()
-            raise
+        """The frames that are complete now. Raises RemoteProtocolError when an error is all there is."""
+        frames: list[Frame] = []
+        if self.error is None:
+            try:
+                self._read(data, frames)
+            except RemoteProtocolError as error:
+                self.error = error
+                self._left.clear()
+        if self.error is not None and not frames:
+            raise self.error
+        return frames
 
-    def _frames(self, data: bytes) -> list[Frame]:
+    def _read(self, data: bytes, frames: list[Frame]) -> None:
         left = self._left
         if left:
             left += data
             data = bytes(left)
-        frames: list[Frame] = []
         at, size = 0, len(data)
         while at < size:
             kind = self._allowed(data[at])
@@ -164,7 +166,6 @@ class Decoder:
             self._begun = True
             self._ended = kind is Kind.HANGUP
         left[:] = data[at:]
-        return frames
 
     def _allowed(self, number: int) -> Kind:
         """What this type is, if a frame of it may come now."""

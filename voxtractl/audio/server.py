@@ -310,6 +310,8 @@ class _Connection(asyncio.Protocol):
                 self._name(frames[0].payload)
             if self._leg is not None:
                 self._leg._take(frames)
+            if self._decoder.error is not None:
+                raise self._decoder.error
         except RemoteProtocolError as error:
             self._broken(error)
 

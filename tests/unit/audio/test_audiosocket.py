@@ -1,5 +1,6 @@
 """The codec against bytes of a real Asterisk (``tests/tools/captured.py``), and against broken ones."""
 
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from struct import unpack
@@ -82,14 +83,17 @@ def test_what_is_encoded_is_read_back(sounds: list[tuple[Kind, bytes]]) -> None:
 
 @given(st.binary(min_size=1, max_size=64), st.integers(0, 64))
 def test_garbage_is_refused_or_waited_for_alike_however_it_is_cut(garbage: bytes, cut: int) -> None:
-    def outcome(*pieces: bytes) -> str | tuple[int, int]:
+    def outcome(*pieces: bytes) -> tuple[list[Frame], int, str]:
         decoder = Decoder()
-        try:
-            return len(all_of(decoder, *pieces)), decoder.waiting
-        except RemoteProtocolError as error:
-            return str(error)
+        frames: list[Frame] = []
+        with suppress(RemoteProtocolError):
+            for piece in pieces:
+                frames += decoder.feed(piece)
+        return frames, decoder.waiting, str(decoder.error)
 
+    wire = UUID_FRAME + garbage
     assert outcome(garbage) == outcome(garbage[:cut], garbage[cut:])
+    assert outcome(wire) == outcome(wire[:cut], wire[cut:])
 
 
 @pytest.mark.parametrize(
@@ -113,10 +117,10 @@ def test_garbage_is_refused_or_waited_for_alike_however_it_is_cut(garbage: bytes
 def test_bytes_that_break_the_rules_are_refused_and_stay_refused(wire: bytes, says: str) -> None:
     decoder = Decoder()
     with pytest.raises(RemoteProtocolError, match=says) as first:
-        decoder.feed(wire)
+        all_of(decoder, wire, b"")  # frames from before the error come first
     with pytest.raises(RemoteProtocolError) as second:
-        decoder.feed(b"")
-    assert second.value is first.value
+        decoder.feed(b"\x00\x00\x00")
+    assert decoder.error is second.value is first.value
 
 
 def test_a_long_frame_is_refused_by_its_header_alone() -> None:

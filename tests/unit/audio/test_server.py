@@ -1,0 +1,286 @@
+"""The server against peers that are no Asterisk: what they get is nothing, and it is counted."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+import pytest
+
+from voxtractl.audio import server as server_module
+from voxtractl.audio.server import AudioServer
+from voxtractl.errors import CallEnded, LocalProtocolError, MediaFailed
+
+LEG_ID = UUID("5c1f0d2e-7a34-4b8e-9f60-3d2a1b0c4e5f")
+
+
+def uuid_frame(leg_id: UUID) -> bytes:
+    return b"\x01\x00\x10" + leg_id.bytes
+
+
+class Peer:
+    """A connection to the server, as Asterisk makes one."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def write(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def frame(self) -> tuple[int, bytes]:
+        kind, length = struct.unpack(">BH", await self.reader.readexactly(3))
+        return kind, await self.reader.readexactly(length)
+
+    async def is_dropped(self) -> None:
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await self.reader.readexactly(1)
+
+
+@asynccontextmanager
+async def peer_of(server: AudioServer, host: str = "127.0.0.1") -> AsyncIterator[Peer]:
+    _, _, port = server.address.rpartition(":")
+    async with asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            yield Peer(reader, writer)
+        finally:
+            writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "garbage"),
+        (b"\x10\x01\x40" + bytes(320), "garbage"),
+        (b"\x01\xff\xff", "garbage"),
+        (b"\x01\x00\x10" + bytes(16), "unknown"),
+        (b"\x01", "silent"),
+        (b"\x01\x00\x10" + bytes(15), "silent"),
+        (b"", "silent"),
+    ],
+)
+async def test_who_names_no_expected_uuid_is_dropped(
+    says: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "UUID_SECONDS", 0.2)
+    async with AudioServer() as server:
+        server.expect(LEG_ID, 8000)
+        async with peer_of(server) as peer:
+            peer.write(says)
+            await peer.is_dropped()
+        assert server.rejected == {reason: 1}
+
+
+async def test_a_uuid_is_good_for_one_connection() -> None:
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000)
+        with pytest.raises(LocalProtocolError, match="in use"):
+            server.expect(LEG_ID, 8000)
+        async with peer_of(server) as first, peer_of(server) as second:
+            first.write(uuid_frame(LEG_ID))
+            await leg.connected()
+            second.write(uuid_frame(LEG_ID))
+            await second.is_dropped()
+            first.write(b"\x10\x00\x02ab")
+            assert await leg.receive() == b"ab"
+            assert server.rejected == {"twice": 1}
+            with pytest.raises(LocalProtocolError, match="in use"):
+                server.expect(LEG_ID, 8000)
+
+
+async def test_a_uuid_is_free_again_when_its_leg_is_over() -> None:
+    async with AudioServer() as server:
+        await server.expect(LEG_ID, 8000).close()
+        again = server.expect(LEG_ID, 8000)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID))
+            await again.connected()
+
+
+async def test_only_known_peers_may_connect() -> None:
+    async with AudioServer("0.0.0.0", advertise="127.0.0.1", peers=["127.0.0.2", "10.0.0.0/8"]) as server:
+        async with peer_of(server) as peer:
+            await peer.is_dropped()
+        assert server.rejected == {"peer": 1}
+
+
+async def test_peers_that_are_known_do_connect() -> None:
+    async with AudioServer(peers=["127.0.0.0/8"]) as server:
+        leg = server.expect(LEG_ID, 8000)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID))
+            await leg.connected()
+
+
+async def test_an_ipv4_peer_on_an_ipv6_socket_is_the_same_peer() -> None:
+    server = AudioServer(peers=["127.0.0.1", "fe80::/10"])
+    assert server._known("::ffff:127.0.0.1")
+    assert server._known("fe80::1%eth0")
+    assert not server._known("::ffff:127.0.0.2")
+
+
+async def test_a_crowd_without_names_is_held_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "NAMELESS_MAX", 2)
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000)
+        async with peer_of(server) as first, peer_of(server), peer_of(server) as third:
+            await third.is_dropped()
+            assert server.rejected == {"crowd": 1}
+            first.write(uuid_frame(LEG_ID))
+            await leg.connected()  # who has a name counts no more
+            async with peer_of(server) as fourth:
+                fourth.write(b"x")
+                await fourth.is_dropped()
+            assert server.rejected == {"crowd": 1, "garbage": 1}
+
+
+@pytest.mark.parametrize(
+    ("says", "why"),
+    [
+        (b"\x12\x00\x02ab", "error: sound of type 0x12 comes where 8000 Hz is 0x10"),
+        (b"\x10\xff\xff", "error: an AudioSocket frame of type 0x10 has 65535 bytes, not 0 to 16000"),
+        (b"\x42", "error: 0x42 is no type of an AudioSocket frame"),
+        (b"\xff\x00\x01\x04", "error: Asterisk reports an error of its own: 0x04"),
+        (b"\x00\x00\x00", "hangup"),
+    ],
+)
+async def test_a_leg_ends_by_what_its_peer_says(says: bytes, why: str) -> None:
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID) + says)
+            assert await leg.wait_closed() == why
+            await peer.is_dropped()
+            await leg.connected()  # it was
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_the_end_of_the_connection_is_the_end_of_the_leg(reset: bool) -> None:
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID) + b"\x10\x00")  # and half a header
+            await leg.connected()
+            if reset:  # what the kernel makes of a close with sound unread
+                option = struct.pack("ii", 1, 0)
+                peer.writer.get_extra_info("socket").setsockopt(1, 13, option)  # SOL_SOCKET, SO_LINGER
+                peer.writer.transport.abort()
+            else:
+                peer.writer.close()
+            assert await leg.wait_closed() == "eof"
+
+
+async def test_only_whole_frames_are_written_and_the_rest_is_dropped_when_nobody_reads() -> None:
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 192000, backlog=1000)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID))
+            await leg.connected()
+            peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            frame = bytes(range(256)) * 30
+            for _ in range(4000):  # 30 MB: more than the kernel takes
+                await leg.send(frame)
+            leg.tick(4000)
+            assert leg.counters.dropped > 0
+            assert leg.counters.sent + leg.counters.dropped == 4000
+            peer.reader._transport.resume_reading()  # type: ignore[attr-defined]
+            for _ in range(leg.counters.sent):
+                assert await peer.frame() == (0x18, frame)
+
+
+async def test_sound_sent_before_asterisk_connects_waits_for_it() -> None:
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000)
+        await leg.send(b"ab" * 160)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID))
+            assert await peer.frame() == (0x10, b"ab" * 160)
+            await leg.drained()
+
+
+async def test_close_says_goodbye_and_waits_for_asterisk_to_end_it() -> None:
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID))
+            await leg.connected()
+            closing = asyncio.create_task(leg.close())
+            assert await peer.frame() == (0x00, b"")
+            assert not closing.done()
+            peer.write(b"\x10\x00\x02ab")  # what was on its way
+            peer.writer.close()
+            await closing
+            assert leg.why == "ours"
+            with pytest.raises(CallEnded):
+                await leg.receive()
+
+
+async def test_close_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "GOODBYE_SECONDS", 0.05)
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID))
+            await leg.connected()
+            await leg.close()
+
+
+async def test_close_of_the_server_ends_all_and_listens_no_more() -> None:
+    server = AudioServer()
+    await server.start()
+    await server.start()
+    waiting = server.expect(uuid4(), 8000)
+    running = server.expect(LEG_ID, 8000)
+    async with peer_of(server) as peer, peer_of(server) as nameless:
+        peer.write(uuid_frame(LEG_ID))
+        await running.connected()
+        closing = asyncio.create_task(server.close())
+        await nameless.is_dropped()
+        assert await peer.frame() == (0x00, b"")
+        peer.writer.close()
+        await closing
+    await server.close()
+    assert waiting.why == running.why == "ours"
+    with pytest.raises(MediaFailed, match="ours"):
+        await waiting.connected()
+    with pytest.raises(ConnectionRefusedError):
+        async with peer_of(server):
+            pass
+    with pytest.raises(RuntimeError, match="not started"):
+        server.expect(LEG_ID, 8000)
+
+
+async def test_asterisk_that_does_not_come_is_named() -> None:
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000, 0.01)
+        with pytest.raises(MediaFailed, match=r"did not connect its sound within 0\.01 s") as caught:
+            await leg.connected()
+        assert server.address in str(caught.value.hint)
+        async with peer_of(server) as late:
+            late.write(uuid_frame(LEG_ID))
+            await late.is_dropped()
+        assert server.rejected == {"unknown": 1}
+
+
+async def test_an_address_that_cannot_be_had_is_named() -> None:
+    async with AudioServer() as server:
+        port = int(server.address.partition(":")[2])
+        with pytest.raises(LocalProtocolError, match=f"cannot listen for sound at 127.0.0.1:{port}: "):
+            await AudioServer(port=port).start()
+
+
+async def test_an_address_that_asterisk_would_cut_is_refused() -> None:
+    with pytest.raises(LocalProtocolError, match="Asterisk keeps 49"):
+        await AudioServer(advertise="a-very-long-name.of-a-machine.in-a-datacentre.example").start()
+
+
+async def test_ipv6_is_written_as_asterisk_reads_it() -> None:
+    async with AudioServer(advertise="2001:db8::1") as server:
+        assert server.address.startswith("[2001:db8::1]:")
+
+
+async def test_a_rate_without_a_type_is_refused() -> None:
+    async with AudioServer() as server:
+        with pytest.raises(LocalProtocolError, match="11025"):
+            server.expect(LEG_ID, 11025)
