@@ -33,6 +33,7 @@ PARTS: Final[Mapping[str, tuple[str, str]]] = {
     "change": ("thousands:change", "one changed tenant among 10,000: planned, pushed, proven"),
     "reload": ("thousands:reload", "Asterisk's reload of 10,000 tenants"),
     "proof": ("thousands:proof", "proof of 10,000 DIDs"),
+    "media": ("media:measure", "sound of many calls over AudioSocket"),
     "peer": ("peer:measure", "beside voxtra 0.3.1"),
     "faults": ("faults:measure", "beside voxtra 0.3.1: are the other tenants still served?"),
 }

@@ -29,6 +29,7 @@ __all__ = ["AudioServer", "AudioSocketLeg"]
 UUID_SECONDS: Final = 2.0  # Asterisk names it with its first packet
 NAMELESS_MAX: Final = 256  # connections at once that have not named their UUID; Asterisk makes 200 a second
 GOODBYE_SECONDS: Final = 2.0  # for Asterisk to end a connection after our hangup: about 1 ms was measured
+READ_MAX: Final = 65536  # bytes of one read; a frame of 20 ms has 323 to 7683
 HOST_MAX: Final = 49  # characters of external_host that Asterisk keeps
 
 _HANGUP: Final = encode(Kind.HANGUP)
@@ -61,6 +62,7 @@ class AudioServer:
         self._expected: dict[bytes, AudioSocketLeg] = {}  # UUID → leg that Asterisk has not connected yet
         self._running: dict[bytes, AudioSocketLeg] = {}
         self._nameless: set[_Connection] = set()
+        self._buffer = memoryview(bytearray(READ_MAX))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -283,11 +285,16 @@ class AudioSocketLeg(PacedLeg):
             self._met.set_result(None)
 
 
-class _Connection(asyncio.Protocol):
-    """One TCP connection: nameless, then a leg's, then over."""
+class _Connection(asyncio.BufferedProtocol):
+    """One TCP connection: nameless, then a leg's, then over.
+
+    It reads into one buffer for all: asyncio fills it and calls back in one step. A plain Protocol gets new
+    256 kB for each read, which cost 8.5 of 10.4 µs of a frame there and back (measured).
+    """
 
     def __init__(self, server: AudioServer) -> None:
         self._server = server
+        self._buffer = server._buffer
         self._decoder = Decoder()
         self._leg: AudioSocketLeg | None = None
         self._transport: asyncio.Transport | None = None
@@ -303,9 +310,12 @@ class _Connection(asyncio.Protocol):
             return
         self._patience = asyncio.get_running_loop().call_later(UUID_SECONDS, self._refuse, "silent")
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         try:
-            frames = self._decoder.feed(data)
+            frames = self._decoder.feed(bytes(self._buffer[:nbytes]))
             if self._leg is None and frames:
                 self._name(frames[0].payload)
             if self._leg is not None:

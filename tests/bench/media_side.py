@@ -1,0 +1,118 @@
+"""Our side of the media bench: ``python -m tests.bench.media_side LAB LEGS SECONDS RATE``; prints JSON."""
+
+import asyncio
+import json
+import os
+import resource
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from tests.tools.media import Calls
+from tests.tools.sound import tone
+from voxtractl.audio.leg import Leg
+from voxtractl.audio.server import AudioServer, AudioSocketLeg
+from voxtractl.errors import CallEnded
+from voxtractl.lab import Lab, find
+
+ON_TIME: Final = 0.040  # seconds since the frame before; a frame's time and one tick of grace
+SETTLE: Final = 50  # frames of each leg before the count begins
+TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
+
+
+class Listener:
+    """Counts what a leg hears, and gives it back when it is an echo."""
+
+    def __init__(self, leg: Leg, *, echo: bool) -> None:
+        self.leg = leg
+        self.gaps: list[float] = []
+        self.settled = asyncio.Event()
+        self._echo = echo
+
+    async def listen(self) -> None:
+        leg, gaps, echo = self.leg, self.gaps, self._echo
+        clock = time.monotonic
+        last = clock()
+        with suppress(CallEnded):  # send() when the bench is over
+            async for pcm in leg:
+                now = clock()
+                gaps.append(now - last)
+                last = now
+                if len(gaps) == SETTLE:
+                    self.settled.set()
+                if echo:
+                    await leg.send(pcm)
+
+
+def asterisk_cpu(lab: Lab) -> float:
+    stat = Path(f"/proc/{lab.pid}/stat").read_text()
+    utime, stime = stat.rpartition(")")[2].split()[11:13]
+    return (int(utime) + int(stime)) * TICK
+
+
+def own_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+async def connect(server: AudioServer, calls: Calls, rate: int) -> tuple[AudioSocketLeg, str]:
+    leg_id = uuid4()
+    leg = server.expect(leg_id, rate, 60.0)
+    channel = await calls.audiosocket(server.address, leg_id, rate)
+    await leg.connected()
+    return leg, channel
+
+
+async def measure(lab: Lab, count: int, seconds: int, rate: int) -> dict[str, float]:
+    async with AudioServer() as server, Calls(lab) as calls:
+        listeners: list[Listener] = []
+        async with asyncio.TaskGroup() as group:
+
+            async def pair() -> None:
+                (one, first), (two, second) = [await connect(server, calls, rate) for _ in range(2)]
+                await calls.bridge(first, second)
+                listeners.extend((Listener(one, echo=False), Listener(two, echo=True)))
+
+            for _ in range(count // 2):
+                group.create_task(pair())
+        tasks = [asyncio.create_task(listener.listen()) for listener in listeners]
+        speakers = [listener.leg for listener in listeners[::2]]
+        sound = tone(440, seconds + 3, rate)
+        sending = [asyncio.create_task(speaker.send(sound)) for speaker in speakers]
+        for listener in listeners:
+            await listener.settled.wait()
+        begins = [len(listener.gaps) for listener in listeners]
+        wall, cpu, asterisk = time.monotonic(), own_cpu(), asterisk_cpu(lab)
+        await asyncio.sleep(seconds)
+        wall, cpu, asterisk = time.monotonic() - wall, own_cpu() - cpu, asterisk_cpu(lab) - asterisk
+        gaps = sorted(
+            gap for listener, begin in zip(listeners, begins, strict=True) for gap in listener.gaps[begin:]
+        )
+        for task in sending:
+            task.cancel()
+        expected = len(listeners) * wall * 50
+        counters = [listener.leg.counters for listener in listeners]
+        await server.close()
+        await asyncio.gather(*tasks)
+        return {
+            "expected": round(expected),
+            "received": len(gaps),
+            "on_time": min(sum(gap <= ON_TIME for gap in gaps) / expected, 1.0) * 100,
+            "late": sum(each.late for each in counters),
+            "dropped": sum(each.dropped + each.unread for each in counters),
+            "gap_p50": gaps[len(gaps) // 2] * 1000,
+            "gap_p99": gaps[len(gaps) * 99 // 100] * 1000,
+            "gap_max": gaps[-1] * 1000,
+            "cpu": cpu / wall * 100,
+            "asterisk": asterisk / wall * 100,
+        }
+
+
+if __name__ == "__main__":
+    name, *numbers = sys.argv[1:]
+    found = find(name)
+    assert found is not None
+    print(json.dumps(asyncio.run(measure(found, *map(int, numbers)))))
