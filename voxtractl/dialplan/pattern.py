@@ -32,7 +32,8 @@ _CLASSES: Final = {
 _WILDCARDS: Final = {".": (".+", (0x18000, 0)), "!": (".*", (0x28000, 0))}
 _END: Final = (0x30000, 0)
 _CHARACTERS: Final = re.compile(r"[!-~]+")  # printable ASCII without the blank
-_SPECIAL: Final = re.compile(r"[,/;$]")  # Asterisk's file ends the extension there, or expands it
+# Asterisk's file ends the extension there, expands or escapes it (pbx/pbx_config.c).
+_SPECIAL: Final = re.compile(r"[,/;$\\]")
 _TOKEN: Final = re.compile(r"\[([^\]]*)\]|(.)")
 
 Key = tuple[int, str | tuple[tuple[int, int], ...]]
@@ -95,6 +96,8 @@ def _fault(text: str) -> str | None:
     if special := _SPECIAL.search(text):
         return f"{special[0]!r} has a meaning of its own in Asterisk's file"
     if not text.startswith("_"):
+        if "[" in text:
+            return "a set needs an underscore at the beginning"
         return None if text.replace("-", "") else "dashes count nowhere, so nothing is left"
     rest = text[1:]
     if not rest.replace("-", ""):
@@ -107,6 +110,8 @@ def _fault(text: str) -> str | None:
     for body in re.findall(r"\[([^\]]*)\]", rest):
         if not body:
             return "a set is empty"
+        if "[" in body:
+            return "a set holds no ["  # Asterisk's file waits for another ] and swallows the line
         if span := next((span for span in _spans(body) if span[0] > span[1]), None):
             return f"the range {span[0]}-{span[1]} is backwards"
     return None

@@ -36,7 +36,7 @@ NUMBERS = st.text(st.sampled_from("0123459+*#aAbz-"), max_size=8)
         ("_ab", ["ab"], ["AB", "aB"]),
         ("_[a-c1]5", ["a5", "b5", "15"], ["d5", "A5", "-5"]),
         ("_[a-]5", ["a5"], ["b5", "5"]),
-        ("_[[.!X]", ["[", ".", "!", "X"], ["1", "x"]),
+        ("_[.!X]", [".", "!", "X"], ["1", "x"]),
     ],
 )
 def test_what_a_pattern_takes(pattern: str, takes: list[str], not_those: list[str]) -> None:
@@ -91,6 +91,9 @@ def test_the_best_pattern() -> None:
         ("_X.5", "end a pattern"),
         ("_X!.", "end a pattern"),
         ("_[12", "not closed"),
+        ("_[[1]", "holds no ["),
+        ("[12]", "needs an underscore"),
+        ("_1\\2", "meaning of its own"),
         ("_1[]2", "is empty"),
         ("_[3-1]", "3-1 is backwards"),
         ("_X X", "without blanks"),
