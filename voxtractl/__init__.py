@@ -8,14 +8,18 @@ if TYPE_CHECKING:
     from voxtractl.ari.client import ARIClient
     from voxtractl.errors import VoxtractlError
     from voxtractl.provision import TenantProvisioner
+    from voxtractl.runtime.app import VoxtraApp
+    from voxtractl.runtime.session import CallSession
 
-__all__ = ["ARIClient", "TenantProvisioner", "VoxtractlError", "__version__"]
+__all__ = ["ARIClient", "CallSession", "TenantProvisioner", "VoxtraApp", "VoxtractlError", "__version__"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ARIClient": "voxtractl.ari.client",
+    "CallSession": "voxtractl.runtime.session",
     "TenantProvisioner": "voxtractl.provision",
+    "VoxtraApp": "voxtractl.runtime.app",
     "VoxtractlError": "voxtractl.errors",
 }
 

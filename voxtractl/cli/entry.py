@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "config": ("voxtractl.cli.config", "Check the document."),
     "node": ("voxtractl.cli.node", "List, prepare, check and trust Asterisk nodes."),
     "dialplan": ("voxtractl.cli.dialplan", "Plan, push, reload, prove and roll back."),
+    "run": ("voxtractl.cli.run", "Serve the tenants' calls with their handlers."),
     "lab": ("voxtractl.cli.lab", "A private, real Asterisk to try things on."),
 }
 

@@ -1,0 +1,612 @@
+"""VoxtraApp and CallSession against the real Asterisk: routes, verbs, ends. The far side is Asterisk
+itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import NodeDocument
+from tests.live.pbx import ACME, BETA, TENANTS, Pbx, until
+from voxtractl import VoxtraApp
+from voxtractl.errors import (
+    CallEnded,
+    CallError,
+    MediaFailed,
+    OriginateFailed,
+    QueueUnknown,
+    RuntimeFault,
+    UsageFault,
+)
+from voxtractl.lab import Lab
+from voxtractl.runtime.lifecycle import Ended, EndedBy
+from voxtractl.runtime.session import CallSession
+
+SOUND = "hello-world"  # 1.4 s, of the lab's English core sounds
+
+
+@pytest.fixture
+async def pbx(lab: Lab, node_document: NodeDocument) -> AsyncIterator[Pbx]:
+    pbx = Pbx(lab, await asyncio.to_thread(node_document, TENANTS))
+    pbx.write_far_contexts()
+    await asyncio.to_thread(pbx.voxtractl, "dialplan", "push", "--yes")
+    yield pbx
+    for row in pbx.channels():
+        pbx.ari("DELETE", f"channels/{row['id']}")
+    await pbx.empty()
+
+
+class Seen:
+    """What a handler met: its result, and the one end of its call."""
+
+    def __init__(self) -> None:
+        self.call: asyncio.Future[CallSession] = asyncio.get_running_loop().create_future()
+        self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.events: list[dict[str, Any]] = []
+
+    async def ended(self) -> Ended:
+        return await asyncio.wait_for((await self.call).wait_ended(), 15)
+
+    def names(self) -> list[str]:
+        return [event["event"] for event in self.events]
+
+
+@asynccontextmanager
+async def serving(
+    pbx: Pbx, handler: Callable[[CallSession], Awaitable[Any]], app_name: str = "voxtra-acme"
+) -> AsyncIterator[tuple[VoxtraApp, Seen]]:
+    """An app whose default handler is ``handler``; its result, or what it raised, is kept."""
+    app = VoxtraApp(**pbx.account, app_name=app_name)
+    seen = Seen()
+
+    @app.default()
+    async def default(call: CallSession) -> None:
+        if not seen.call.done():
+            seen.call.set_result(call)
+        try:
+            found = await handler(call)
+        except Exception as exc:
+            seen.result.set_exception(exc)
+            raise
+        seen.result.set_result(found)
+
+    app.on_event(lambda event: seen.events.append(dict(event)))
+    await app.start()
+    try:
+        yield app, seen
+    finally:
+        await app.stop()
+        seen.call.cancel()
+        seen.result.cancel()
+        await pbx.empty()
+
+
+async def nothing(call: CallSession) -> None:
+    await call.answer()
+    await call.wait_ended()
+
+
+# --- the snippet everybody reads first --------------------------------------------------------------------
+
+
+async def test_the_documented_handler_plays_listens_and_hands_the_caller_to_a_queue(pbx: Pbx) -> None:
+    app = VoxtraApp(**pbx.account, app_name="voxtra-acme")
+    seen: list[dict[str, Any]] = []
+    app.on_event(lambda event: seen.append(dict(event)))
+    cleaned = asyncio.Event()
+
+    @app.route(extension=ACME)
+    async def acme_inbound(call: CallSession) -> None:
+        @call.on_hangup
+        async def cleanup() -> None:
+            cleaned.set()
+
+        await call.answer()
+        await call.play_file(SOUND)
+        digit = await call.listen_dtmf(timeout=5)
+        if digit == "1":
+            await call.transfer_to_queue("acme-support")
+        else:
+            await call.play_file("vm-nobodyavail")
+        await call.hangup()
+
+    await app.start()
+    try:
+        pbx.call(ACME, "far-dtmf", "1")
+        await asyncio.wait_for(cleaned.wait(), 20)
+    finally:
+        await app.stop()
+    names = [event["event"] for event in seen]
+    assert names == ["call_started", "call_answered", "dtmf", "transferred", "call_ended"]
+    assert seen[3]["to"] == "voxtra-acme-queues,acme-support"
+    assert seen[4]["did"] == ACME
+    await pbx.empty()
+
+
+# --- routes -----------------------------------------------------------------------------------------------
+
+
+async def test_a_call_goes_to_the_route_of_its_number(pbx: Pbx) -> None:
+    app = VoxtraApp(**pbx.account, app_name="voxtra-acme")
+    met: asyncio.Queue[tuple[str, str, Any]] = asyncio.Queue()
+
+    @app.route(number=ACME, metadata={"menu": "sales"})
+    async def exact(call: CallSession) -> None:
+        met.put_nowait(("exact", call.called_number, call.metadata["menu"]))
+
+    @app.route(extension="_+265X.")
+    async def pattern(call: CallSession) -> None:
+        met.put_nowait(("pattern", call.called_number, call.caller_number))
+
+    async with serving(pbx, nothing, "voxtra-beta") as (beta, seen):
+        await app.start()
+        try:
+            pbx.call(ACME)
+            assert await asyncio.wait_for(met.get(), 5) == ("exact", ACME, "sales")
+            pbx.call(BETA)
+            assert (await asyncio.wait_for(seen.call, 5)).called_number == BETA
+            assert seen.call.result().caller_number == "+265700000001"
+        finally:
+            await app.stop()
+        del beta
+
+
+async def test_a_call_without_a_route_is_refused_at_once(pbx: Pbx) -> None:
+    app = VoxtraApp(**pbx.account, app_name="voxtra-acme")
+    ends: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    app.on_event(lambda event: ends.put_nowait(dict(event)) if event["event"] == "call_ended" else None)
+    await app.start()
+    try:
+        far = pbx.call(ACME)
+        assert (await asyncio.wait_for(ends.get(), 5))["ended_by"] == "handler"
+        await until(lambda: not far.up)
+    finally:
+        await app.stop()
+
+
+async def test_a_dialplan_that_passes_no_number_is_asked_which_one_was_dialled(pbx: Pbx) -> None:
+    top = pbx.lab.config_dir / "extensions.conf"
+    top.write_text("[foreign]\nexten => _+X.,1,Stasis(voxtra-foreign)\n" + top.read_text())
+    assert pbx.ari("PUT", "asterisk/modules/pbx_config.so")[0] == 204
+    async with serving(pbx, nothing, "voxtra-foreign") as (_, seen):
+        pbx.ari(
+            "POST",
+            "channels",
+            endpoint="Local/+49301234@foreign/n",
+            context="far-wait",
+            extension="s",
+            priority="1",
+        )
+        assert (await asyncio.wait_for(seen.call, 5)).called_number == "+49301234"
+
+
+# --- sounds and digits ------------------------------------------------------------------------------------
+
+
+async def test_a_sound_is_waited_for_a_missing_one_is_told_and_the_caller_stays(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> list[str]:
+        await call.answer()
+        started = await call.play_file(SOUND, wait=False)
+        good = await call.play_file(SOUND)
+        bad = await call.play_file("no-such-sound")
+        again = await call.play("digits:1", "sound:" + SOUND)
+        return [started.status, good.status, bad.status, again.status]
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 15) == ["started", "done", "failed", "done"]
+        assert "playback_failed" in seen.names()
+        assert (await seen.ended()).ended_by == EndedBy.HANDLER
+
+
+async def test_what_asterisk_has_no_word_for_is_refused_before_it_is_asked(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        with pytest.raises(MediaFailed, match="cannot play"):
+            await call.play("nosuch:thing")
+        with pytest.raises(UsageFault):
+            await call.play_url("file:///etc/passwd")
+        with pytest.raises(UsageFault):
+            await call.set_variable("bad name", 1)
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        await asyncio.wait_for(seen.result, 5)
+
+
+async def test_stop_ends_a_sound_that_is_waited_for(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        playing = asyncio.ensure_future(call.play_file(SOUND))
+        await asyncio.sleep(0.2)
+        await call.stop()
+        return (await playing).status
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 5) == "stopped"
+
+
+async def test_a_tone_plays_until_it_is_stopped(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> list[str]:
+        await call.answer()
+        await call.play_tone("busy")
+        await call.stop()
+        return [(await call.play_file(SOUND)).status]
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 10) == ["done"]
+
+
+async def test_digits_end_by_number_by_terminator_and_by_silence(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> list[tuple[str, str]]:
+        await call.answer()
+        got = [
+            await call.listen_dtmf(3, 5),
+            await call.listen_dtmf(9, 5),
+            await call.listen_dtmf(1, 0.2),
+        ]
+        return [(str(one), one.ended_by) for one in got]
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, "far-dtmf", "12345#")
+        expected = [("123", "max"), ("45", "terminator"), ("", "timeout")]
+        assert await asyncio.wait_for(seen.result, 15) == expected
+
+
+async def test_digits_pressed_before_the_question_answer_it(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> tuple[str, str]:
+        await call.answer()
+        await call.play_file(SOUND)  # longer than the far side types
+        first = await call.listen_dtmf(2, 1)
+        return str(first), str(await call.listen_dtmf(1, 1, flush=True))
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, "far-dtmf", "789")
+        assert await asyncio.wait_for(seen.result, 15) == ("78", "")
+
+
+# --- the line ---------------------------------------------------------------------------------------------
+
+
+async def test_every_verb_of_the_line_is_taken_by_asterisk(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.ring()
+        await call.ring_stop()
+        await call.answer()
+        await call.answer()
+        await call.hold()
+        await call.unhold()
+        await call.mute()
+        await call.unmute()
+        await call.mute("in")
+        await call.unmute("in")
+        await call.send_dtmf("12#")
+        await call.set_variable("MY_NAME", 'a;b,"c"\\ ${X}')
+        assert await call.get_variable("NOT_SET") == ""
+        await call.set_variable("CALLERID(name)", "Jane")
+        assert await call.get_variable("CALLERID(name)") == "Jane"
+        return await call.get_variable("MY_NAME")
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 10) == 'a;b,"c"\\ ${X}'
+
+
+# --- ends -------------------------------------------------------------------------------------------------
+
+
+async def leaves(call: CallSession) -> None:
+    await call.answer()
+
+
+async def hangs_up(call: CallSession) -> None:
+    await call.answer()
+    await call.hangup()
+    await call.hangup()
+
+
+async def raises(call: CallSession) -> None:
+    await call.answer()
+    raise ZeroDivisionError("a fault of the handler")
+
+
+async def continues(call: CallSession) -> None:
+    await call.answer()
+    await call.continue_in_dialplan("far-soon")
+
+
+async def queue_of_nobody(call: CallSession) -> None:
+    await call.answer()
+    await call.transfer_to_queue("nobody")
+    await call.hangup()
+
+
+@pytest.mark.parametrize(
+    ("handler", "far", "by"),
+    [
+        (leaves, "far-wait", EndedBy.HANDLER),
+        (hangs_up, "far-wait", EndedBy.HANDLER),
+        (raises, "far-wait", EndedBy.HANDLER),
+        (nothing, "far-soon", EndedBy.CALLER),
+        (continues, "far-wait", EndedBy.ASTERISK),
+        (queue_of_nobody, "far-wait", EndedBy.ASTERISK),
+    ],
+)
+async def test_every_way_to_end_ends_once(pbx: Pbx, handler: Any, far: str, by: EndedBy) -> None:
+    async with serving(pbx, handler) as (app, seen):
+        hooks: list[str] = []
+        pbx.call(ACME, far)
+        call = await asyncio.wait_for(seen.call, 5)
+        call.on_hangup(lambda: hooks.append("sync"))
+
+        @call.on_hangup
+        async def late() -> None:
+            hooks.append("async")
+
+        ended = await seen.ended()
+        await until(lambda: len(hooks) == 2)
+        call.on_hangup(lambda: hooks.append("after"))
+        await until(lambda: "after" in hooks)
+        assert ended.ended_by == by
+        assert ended.disposition == "answered"
+        assert ended.cause == (38 if handler is raises else 16)
+        assert app.calls == {}
+        await pbx.empty()
+        assert seen.names().count("call_ended") == 1
+        assert seen.names()[0] == "call_started"
+
+
+async def test_how_the_queue_was_left_is_told(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> tuple[str, str]:
+        await call.answer()
+        queued = await call.transfer_to_queue("nobody", variables={"REASON": "test"})
+        return queued.status, call.queue_status or ""
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 15) == ("JOINEMPTY", "JOINEMPTY")
+        (end,) = [event for event in seen.events if event["event"] == "call_ended"]
+        assert end["queue_status"] == "JOINEMPTY"
+
+
+async def test_an_unknown_queue_raises_and_the_caller_stays(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        for queue in ("acme-sales", "beta-support", "support,1,1", "x" * 200):
+            with pytest.raises(QueueUnknown):
+                await call.transfer_to_queue(queue)
+        with pytest.raises(CallError, match="no far-wait,nowhere"):
+            await call.continue_in_dialplan("far-wait", "nowhere")
+        return (await call.play_file(SOUND)).status
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 10) == "done"
+
+
+VERBS: dict[str, Callable[[CallSession], Awaitable[Any]]] = {
+    "play_file": lambda call: call.play_file(SOUND),
+    "play_tone": lambda call: call.play_tone("busy", wait=True),
+    "listen_dtmf": lambda call: call.listen_dtmf(timeout=20),
+    "hold": lambda call: call.hold(),
+    "mute": lambda call: call.mute(),
+    "send_dtmf": lambda call: call.send_dtmf("1"),
+    "ring": lambda call: call.ring(),
+    "get_variable": lambda call: call.get_variable("X"),
+    "set_variable": lambda call: call.set_variable("X", 1),
+    "continue_in_dialplan": lambda call: call.continue_in_dialplan("far-wait"),
+    "transfer_to_queue": lambda call: call.transfer_to_queue("support"),
+    "transfer": lambda call: call.transfer("Local/s@far-rings"),
+    "audio_stream": lambda call: call.open_leg(8000),
+    "record_start": lambda call: call.record_start(),
+    "snoop": lambda call: call.snoop(),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_a_verb_ends_when_the_caller_goes_and_is_refused_afterwards(pbx: Pbx, verb: str) -> None:
+    """The caller hangs up while the verb waits, or has gone before it is asked."""
+
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        try:
+            while True:  # a verb that does not wait is asked until the caller is gone
+                await VERBS[verb](call)
+                if verb in ("continue_in_dialplan", "transfer_to_queue"):
+                    await call.wait_ended()
+                if verb in ("audio_stream", "snoop", "record_start"):
+                    await call.wait_ended()
+        except CallEnded:
+            pass
+        with pytest.raises(CallEnded):
+            await VERBS[verb](call)
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, "far-soon")
+        await asyncio.wait_for(seen.result, 15)
+        assert seen.names().count("call_ended") <= 1
+
+
+async def test_a_slow_hook_delays_no_other_call(pbx: Pbx) -> None:
+    import threading
+
+    slow = threading.Event()
+
+    async def handler(call: CallSession) -> None:
+        call.on_hangup(slow.wait)
+        await call.answer()
+
+    async with serving(pbx, handler) as (app, seen):
+        pbx.call()
+        await seen.ended()
+        ends: asyncio.Queue[str] = asyncio.Queue()
+        app.on_event(lambda event: ends.put_nowait(event["event"]))
+        pbx.call(BETA)  # nobody serves beta: the dialplan's fallback
+        pbx.call()
+        while await asyncio.wait_for(ends.get(), 5) != "call_ended":
+            pass
+        slow.set()
+
+
+# --- calls out --------------------------------------------------------------------------------------------
+
+
+async def test_an_originated_call_is_answered_and_works_like_any_other(pbx: Pbx) -> None:
+    async with serving(pbx, nothing) as (app, seen):
+        call = await app.originate("Local/12#@far-dtmf/n", caller_id="+265888000001", timeout=10)
+        await call.answer()
+        assert str(await call.listen_dtmf(9, 5)) == "12"
+        assert (await call.play_file(SOUND)).ok
+        await call.hangup()
+        ended = await call.wait_ended()
+        assert (ended.direction, ended.disposition, ended.ended_by) == ("outbound", "answered", "handler")
+        assert seen.names() == ["call_started", "call_answered", "dtmf", "dtmf", "dtmf", "call_ended"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "disposition"),
+    [
+        ("Local/s@far-busy/n", "busy"),
+        ("Local/s@far-congestion/n", "congestion"),
+        ("Local/s@far-rings/n", "no_answer"),
+        ("Local/nobody@far-wait/n", "failed"),
+        ("PJSIP/nobody", "failed"),
+        ("Nothing/at-all", "failed"),
+    ],
+)
+async def test_a_call_nobody_answers_says_why(pbx: Pbx, endpoint: str, disposition: str) -> None:
+    async with serving(pbx, nothing) as (app, seen):
+        with pytest.raises(OriginateFailed) as caught:
+            await app.originate(endpoint, timeout=1)
+        assert caught.value.disposition == disposition
+        await until(lambda: "call_ended" in seen.names())
+        assert seen.names() == ["call_started", "call_ended"]
+        assert app.calls == {}
+
+
+async def test_a_ringing_call_is_had_at_once_and_can_be_ended(pbx: Pbx) -> None:
+    async with serving(pbx, nothing) as (app, _):
+        call = await app.originate("Local/s@far-rings/n", timeout=30, wait=False)
+        await call.hangup()
+        ended = await call.wait_ended()
+        assert (ended.disposition, ended.ended_by) == ("cancelled", "handler")
+
+
+async def test_giving_up_on_an_originate_leaves_nothing_ringing(pbx: Pbx) -> None:
+    async with serving(pbx, nothing) as (app, seen):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await app.originate("Local/s@far-rings/n", timeout=30)
+        await pbx.empty()
+        assert seen.names() == ["call_started", "call_ended"]
+
+
+async def test_a_call_into_the_dialplan_carries_its_variables(pbx: Pbx) -> None:
+    async with serving(pbx, nothing) as (app, _):
+        channel = await app.ari.originate(
+            endpoint="Local/s@far-wait/n",
+            app=None,
+            context="far-variables",
+            extension="s",
+            caller_id="+265888000001",
+            variables={"MY_CALL_ID": "abc-123", "MY_RECORD": True},
+        )
+        assert channel.id
+        seen: Callable[[], str] = lambda: pbx.ari("GET", "asterisk/variable", variable="SEEN")[1]
+        await until(lambda: "abc-123/1" in seen())
+        with pytest.raises(UsageFault):
+            await app.ari.originate(endpoint="Local/s@far-wait", app="x", context="far-wait", extension="s")
+        with pytest.raises(UsageFault):
+            await app.ari.originate(
+                endpoint="Local/s@far-wait", context="from-trunk", extension="5&Local/777"
+            )
+        for row in pbx.channels():
+            pbx.ari("DELETE", f"channels/{row['id']}")
+
+
+# --- connecting calls -------------------------------------------------------------------------------------
+
+
+async def test_a_transfer_connects_the_caller_and_ends_with_either(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        return str((await call.transfer("Local/s@far-soon/n")).disposition)
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 10) == "answered"
+        await pbx.empty()
+        assert seen.names().count("call_ended") == 2
+
+
+async def test_a_transfer_nobody_answers_leaves_the_caller_here(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        with pytest.raises(OriginateFailed) as caught:
+            await call.transfer("Local/s@far-busy/n")
+        assert caught.value.disposition == "busy"
+        return (await call.play_file(SOUND)).status
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 10) == "done"
+
+
+async def test_two_calls_are_bridged_and_hear_each_other(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> int:
+        await call.answer()
+        other = await call.consult("Local/s@far-tone/n")
+        leg = await call.snoop("out")
+        bridged = asyncio.ensure_future(call.bridge_with(other))
+        loud = 0
+        async for pcm in leg:
+            loud += max(pcm) > 0
+            if loud > 20:
+                break
+        await other.hangup()
+        await bridged
+        return loud
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 15) > 20
+
+
+# --- life -------------------------------------------------------------------------------------------------
+
+
+async def test_stop_ends_what_is_up_runs_the_hooks_and_may_be_called_twice(pbx: Pbx) -> None:
+    app = VoxtraApp(**pbx.account, app_name="voxtra-acme")
+    ends: list[Ended] = []
+
+    @app.default()
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+
+        @call.on_hangup
+        async def hook() -> None:
+            ends.append(await call.wait_ended())
+
+        await call.listen_dtmf(timeout=30)
+
+    await app.start()
+    await app.start()
+    for _ in range(3):
+        pbx.call()
+    await until(lambda: sum(call.is_up for call in app.calls.values()) == 3)
+    await app.stop()
+    await app.stop()
+    assert [end.ended_by for end in ends] == [EndedBy.OPERATOR] * 3
+    await pbx.empty()
+    with pytest.raises(RuntimeFault, match="not started"):
+        await app.originate("Local/s@far-wait")
+
+
+def test_a_handler_that_is_not_async_is_refused_when_it_is_named() -> None:
+    app = VoxtraApp()
+    with pytest.raises(UsageFault, match="not an async function"):
+        app.default()(lambda call: None)  # type: ignore[type-var]

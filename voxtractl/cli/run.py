@@ -1,0 +1,179 @@
+"""`voxtractl run`: serve the calls of the configured tenants. Signals, streams and exit codes; the work is in
+`voxtractl.runtime`.
+
+SIGTERM and Ctrl-C drain: new calls take the dialplan's fallback, running ones get --drain seconds. A second
+signal ends them at once. SIGHUP reads the document again, as a changed file does by itself.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from voxtractl.cli import context, show
+from voxtractl.errors import PartialFailure, UsageFault, VoxtractlError
+
+if TYPE_CHECKING:
+    from voxtractl.runtime.supervisor import Supervisor, Worker
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command()
+def run(
+    tenants: list[str] | None = typer.Argument(None, metavar="[TENANT]...", help="Only these tenants."),
+    drain: float = typer.Option(30.0, "--drain", min=0, metavar="SECONDS", help="Time for calls to finish."),
+    worker: str | None = typer.Option(
+        None, "--worker", metavar="K/N", help="This is process K of N (workers in the document)."
+    ),
+    events: str | None = typer.Option(
+        None, "--events", metavar="FILE|-", help="Write every call event as a JSON line."
+    ),
+    monitor: int | None = typer.Option(
+        None, "--monitor", metavar="PORT", help="/healthz, /readyz and /metrics on loopback."
+    ),
+    log_json: bool = typer.Option(False, "--log-json", help="The log as JSON lines."),
+) -> None:
+    """Serve the calls of the tenants: their handlers, in one process.
+
+    Reads the document, loads every tenant's handler and connects to every node. A tenant whose handler fails
+    is told and left out; the others are served.
+    """
+    from voxtractl.cli.entry import wait
+    from voxtractl.runtime import logs
+    from voxtractl.runtime.supervisor import Supervisor
+
+    settings = context.settings()
+    with ExitStack() as stack:
+        sinks = [_lines(events, stack)] if events else []
+        counters = None
+        if monitor is not None:
+            from voxtractl.runtime.monitor import Monitor
+
+            counters = Monitor()
+            sinks.append(counters.count)
+        supervisor = Supervisor(
+            settings.config,
+            tenants=tuple(tenants or ()),
+            nodes=settings.node,
+            worker=_worker(worker),
+            sinks=sinks,
+            timeout=min(settings.timeout, 30.0),
+        )
+        logs.configure(as_json=log_json, verbose=settings.verbose, secrets=supervisor.secrets())
+        if counters is not None:
+            counters.supervisor = supervisor
+        wait(_serve(supervisor, counters, monitor, drain))
+
+
+def _worker(text: str | None) -> "Worker | None":
+    from voxtractl.runtime.supervisor import Worker
+
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]?)/([1-9][0-9]?)", text)
+    if found is None or int(found[1]) > int(found[2]):
+        raise UsageFault(
+            f"--worker {text}: not a process of several", hint="--worker 2/3 is the second of three"
+        )
+    return Worker(int(found[1]), int(found[2]))
+
+
+def _lines(place: str, stack: ExitStack) -> Callable[[Mapping[str, Any]], None]:
+    """A sink that writes one JSON object a line, whole lines only, as they come."""
+    import json
+
+    if place == "-":
+        file = sys.stdout
+    else:
+        try:
+            file = stack.enter_context(open(place, "a", encoding="utf-8"))  # noqa: PTH123, SIM115
+        except OSError as exc:
+            raise UsageFault(f"--events {place}: {(exc.strerror or str(exc)).lower()}") from exc
+
+    def sink(event: Mapping[str, Any]) -> None:
+        file.write(json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n")
+        file.flush()
+
+    return sink
+
+
+async def _serve(supervisor: "Supervisor", counters: Any, port: int | None, drain: float) -> None:
+    """Serve until told to stop; every ending of the runtime passes through here."""
+    import asyncio
+    import signal
+
+    loop = asyncio.get_running_loop()
+    told, forced = asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        (forced if told.is_set() else told).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    reloads: set[asyncio.Task[bool]] = set()
+
+    def reload() -> None:
+        reloads.add(task := loop.create_task(supervisor.reload()))
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        await supervisor.start()
+        if port is not None:
+            show.note(f"health and metrics: http://127.0.0.1:{await counters.start(port)}/metrics")
+        show.note(supervisor.sentence())
+        failure = await _until(told, supervisor)
+        if told.is_set():
+            show.note(f"draining: calls get {drain:.0f} s; a second signal ends them now")
+            await _drain(supervisor, drain, forced)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+        await supervisor.drain(0.0)
+        await supervisor.close()
+        if counters is not None:
+            await counters.close()
+    if failure is not None:
+        raise failure
+    if supervisor.faults:
+        first = next(iter(supervisor.faults.values()))
+        raise PartialFailure(
+            f"{len(supervisor.faults)} of {supervisor.wanted} tenants had no handler: {first}",
+            where=first.where,
+            hint=first.hint,
+        )
+
+
+async def _until(told: Any, supervisor: "Supervisor") -> VoxtractlError | None:
+    """Wait for a signal, or for the connection to end for good."""
+    import asyncio
+
+    asked = asyncio.ensure_future(told.wait())
+    failed = asyncio.ensure_future(supervisor.failed())
+    try:
+        await asyncio.wait([asked, failed], return_when=asyncio.FIRST_COMPLETED)
+        return failed.result() if failed.done() else None
+    finally:
+        asked.cancel()
+        failed.cancel()
+
+
+async def _drain(supervisor: "Supervisor", seconds: float, forced: Any) -> None:
+    import asyncio
+
+    draining = asyncio.ensure_future(supervisor.drain(seconds))
+    force = asyncio.ensure_future(forced.wait())
+    try:
+        await asyncio.wait([draining, force], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        force.cancel()
+        if not draining.done():
+            draining.cancel()
+    if draining.done() and not draining.cancelled() and draining.result():
+        show.note(f"{draining.result()} calls were ended")

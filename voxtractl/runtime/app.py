@@ -1,0 +1,361 @@
+"""VoxtraApp: handlers by number, calls to them, and calls out.
+
+    app = VoxtraApp(ari_url="http://127.0.0.1:8088", ari_user="voxtractl", ari_password="…")
+
+    @app.route(extension="+265999000001")
+    async def acme(call): ...
+
+    app.run()
+
+An app on its own has one Asterisk and one event loop. Under ``voxtractl run`` the supervisor gives it the
+hubs of its tenant's nodes and a loop of its own, and ``run()`` returns at once.
+"""
+
+import asyncio
+import inspect
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from uuid import uuid4
+
+from voxtractl.ari.client import ARIClient
+from voxtractl.errors import AriError, CallEnded, LimitReached, OriginateFailed, RuntimeFault, UsageFault
+from voxtractl.runtime import lifecycle
+from voxtractl.runtime.hub import Hub
+from voxtractl.runtime.journal import Journal, Sink
+from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
+from voxtractl.runtime.media import Breaker
+from voxtractl.runtime.router import Router
+from voxtractl.runtime.session import CallSession
+from voxtractl.settings import Secret
+
+if TYPE_CHECKING:
+    from voxtractl.runtime.speech import SpeechToText, TextToSpeech
+
+__all__ = ["CALL", "LOADING", "TENANT", "Handler", "VoxtraApp"]
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[CallSession], Awaitable[object]]
+H = TypeVar("H", bound=Handler)
+
+TENANT: Final[ContextVar[str | None]] = ContextVar("voxtractl_tenant", default=None)
+CALL: Final[ContextVar[str | None]] = ContextVar("voxtractl_call", default=None)
+LOADING: Final[ContextVar[bool]] = ContextVar(
+    "voxtractl_loading", default=False
+)  # a handler file is imported
+
+DRAIN: Final = 10.0  # seconds that calls get to finish when the app is told to stop
+ANSWER_GRACE: Final = 15.0  # seconds beyond the ringing time until we end an originate ourselves
+
+
+class VoxtraApp:
+    """``ari_url`` is the base without ``/ari``; ``timeout`` in seconds, of one request. Nothing is connected
+    before ``start()``. ``tts`` and ``stt`` speak and hear (``runtime.speech``)."""
+
+    def __init__(
+        self,
+        ari_url: str = "http://127.0.0.1:8088",
+        ari_user: str = "voxtractl",
+        ari_password: str | Secret = "",
+        app_name: str = "voxtra",
+        *,
+        timeout: float = 10.0,
+        tts: "TextToSpeech | None" = None,
+        stt: "SpeechToText | None" = None,
+        media: str = "audiosocket",
+        audio_host: str = "127.0.0.1",
+    ) -> None:
+        self.app_name = app_name
+        self.ari = ARIClient(ari_url, ari_user, ari_password, timeout=timeout)
+        self.tts, self.stt = tts, stt
+        self.media, self.audio_host = media, audio_host
+        self.breaker = Breaker()
+        self.tenant: str | None = None
+        self.max_channels: int | None = None
+        self.calls_per_second: float | None = None
+        self.router: Router[Handler] = Router()
+        self.calls: dict[str, CallSession] = {}
+        self._on_adopt: Handler | None = None
+        self._sinks: list[Sink] = []
+        self._hubs: list[Hub] = []
+        self._own_hub = False
+        self._loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+        self._tasks: dict[asyncio.Task[Any], CallSession] = {}
+
+    # --- routes -----------------------------------------------------------------------------------------
+
+    def route(
+        self,
+        extension: str | None = None,
+        *,
+        number: str | None = None,
+        prefix: str | None = None,
+        name: str = "",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Callable[[H], H]:
+        """Calls to this number go to the decorated handler.
+
+        ``extension`` is a DID, an internal number or an Asterisk pattern (``_+265X.``), ``number`` the same
+        without patterns, ``prefix`` whatever begins with it. ``metadata`` is the handler's ``call.metadata``.
+        Raises UsageFault when the number has a handler already, or the handler is not async.
+        """
+
+        def keep(handler: H) -> H:
+            known = {**(metadata or {}), **({"name": name} if name else {})}
+            self.router.add(
+                _handler(handler), extension=extension, number=number, prefix=prefix, metadata=known
+            )
+            return handler
+
+        return keep
+
+    def default(self) -> Callable[[H], H]:
+        """Calls that no route takes go to the decorated handler; without one they are refused (cause 1)."""
+
+        def keep(handler: H) -> H:
+            self.router.default(_handler(handler))
+            return handler
+
+        return keep
+
+    def on_adopt(self, handler: H) -> H:
+        """Calls that were there before this process go to it; without one they are ended politely."""
+        self._on_adopt = _handler(handler)
+        return handler
+
+    def on_event(self, sink: Sink) -> Sink:
+        """Every event of every call as a mapping (docs/events.md); it runs in the event path, so be quick."""
+        self._sinks.append(sink)
+        for hub in self._hubs:
+            hub.journal.sinks.append(sink)
+        return sink
+
+    # --- life -------------------------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise RuntimeFault("the app is not started", hint="await app.start(), or app.run()")
+        return self._loop()
+
+    async def start(self) -> None:
+        """Connect, register the Stasis app, adopt calls that are there; returns when calls can come.
+
+        A second start does nothing. Raises AriUnreachable or AriAuthFailed.
+        """
+        if self._hubs:
+            return
+        loop = asyncio.get_running_loop()
+        self._loop = lambda: loop
+        hub = Hub(self.ari, journal=Journal())
+        hub.journal.sinks += self._sinks
+        hub.serve(self.app_name, self)
+        self._hubs, self._own_hub = [hub], True
+        try:
+            await hub.start()
+        except BaseException:
+            self._hubs = []
+            await hub.stop()
+            raise
+
+    async def stop(self, *, drain: float = 0.0) -> None:
+        """Give calls ``drain`` seconds to finish, end the rest, run their hooks, disconnect; twice is
+        harmless."""
+        if not self._own_hub or not self._hubs:
+            return
+        hubs, self._hubs = self._hubs, []
+        for hub in hubs:
+            await hub.drain(drain)
+        await self.settle()
+        for hub in hubs:
+            await hub.stop()
+
+    async def settle(self, seconds: float = 5.0) -> None:
+        """Wait until handlers and hooks of ended calls have run; what still runs then is cancelled."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def run(self, *, drain: float = DRAIN) -> None:
+        """Start and serve until SIGINT or SIGTERM, then drain. A second signal ends at once.
+
+        Raises AriAuthFailed or AppReplaced when the connection ends for good. Under ``voxtractl run`` it
+        returns at once: the supervisor serves.
+        """
+        if LOADING.get():
+            return
+        asyncio.run(self._serve(drain))
+
+    async def _serve(self, drain: float) -> None:
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, told.set)
+        try:
+            await self.start()
+            failed = self._hubs[0].failed
+            assert failed is not None  # noqa: S101  start() made it
+            asked = asyncio.create_task(told.wait())
+            ends: list[asyncio.Future[Any]] = [failed, asked]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+            await self.stop(drain=drain if told.is_set() else 0.0)
+        if failed.done() and not failed.cancelled() and (error := failed.exception()):
+            raise error
+
+    def attach(self, hubs: list[Hub], loop: Callable[[], asyncio.AbstractEventLoop], *, tenant: str) -> None:
+        """Serve a tenant over these hubs; ``loop`` gives the loop of its handlers when the first call comes.
+        What the supervisor does instead of ``start``."""
+        self._hubs, self._loop, self.tenant, self._own_hub = hubs, loop, tenant, False
+        for hub in hubs:
+            hub.journal.sinks += [sink for sink in self._sinks if sink not in hub.journal.sinks]
+
+    # --- calls in ---------------------------------------------------------------------------------------
+
+    def take(self, call: CallSession) -> None:
+        """A new call, from the hub."""
+        self.calls[call.id] = call
+        route = self.router.find(call.called_number)
+        if route is None:
+            log.error("no handler for %s, and no default", call.called_number)
+            call.refuse("unallocated")
+            return
+        call.metadata = route.metadata
+        self._handle(call, route.handler)
+
+    def adopt(self, call: CallSession) -> None:
+        """A call that was there before, from the hub."""
+        self.calls[call.id] = call
+        if self._on_adopt is None:
+            call.refuse("normal", by=EndedBy.LOST)
+        else:
+            self._handle(call, self._on_adopt)
+
+    def ended(self, call: CallSession) -> None:
+        """A call is over, from the hub."""
+        self.calls.pop(call.id, None)
+
+    def _handle(self, call: CallSession, handler: Handler) -> None:
+        task = self.loop.create_task(self._run_handler(call, handler), name=f"call {call.id}")
+        self._tasks[task] = call
+        task.add_done_callback(self._tasks.pop)
+
+    async def _run_handler(self, call: CallSession, handler: Handler) -> None:
+        """The one place where foreign code runs: whatever it raises is this call's end and nobody else's."""
+        TENANT.set(self.tenant)
+        CALL.set(call.id)
+        try:
+            await handler(call)
+        except CallEnded as exc:
+            log.debug("the handler was told of the end: %s", exc)
+        except asyncio.CancelledError:
+            call.finish(lifecycle.HandlerReturned())
+            raise
+        except Exception as exc:  # a user's code; told with its traceback, then the call ends
+            log.exception("the handler of %s failed", call.called_number)
+            call.fail(exc)
+            return
+        call.finish(lifecycle.HandlerReturned())
+
+    # --- calls out --------------------------------------------------------------------------------------
+
+    async def originate(
+        self,
+        endpoint: str,
+        *,
+        caller_id: str | None = None,
+        timeout: float = 30.0,
+        variables: Mapping[str, object] | None = None,
+        wait: bool = True,
+        node: str | None = None,
+    ) -> CallSession:
+        """Call ``endpoint`` (``PJSIP/+265999123456@my-trunk``) and return the session when it is answered.
+
+        ``timeout`` is the ringing time in seconds. ``wait=False`` returns the ringing session. ``variables``
+        become strings (True is "1"). Raises OriginateFailed with disposition and cause when nobody answers,
+        LimitReached over the tenant's max_channels (nothing is dialled), UsageFault for what cannot be sent.
+        """
+        hub = next((hub for hub in self._hubs if node is None or hub.journal.node == node), None)
+        if hub is None:
+            raise RuntimeFault("the app is not started", hint="await app.start() first")
+        return await self.call(
+            endpoint, caller_id=caller_id, timeout=timeout, variables=variables, wait=wait, hub=hub
+        )
+
+    async def call(
+        self,
+        endpoint: str,
+        *,
+        hub: Hub,
+        caller_id: str | None = None,
+        timeout: float = 30.0,
+        variables: Mapping[str, object] | None = None,
+        wait: bool = True,
+    ) -> CallSession:
+        """As ``originate``, on this node."""
+        if self.max_channels is not None and len(self.calls) >= self.max_channels:
+            raise LimitReached(
+                f"{self.tenant or self.app_name} has all of its {self.max_channels} calls up",
+                tenant=self.tenant or self.app_name,
+                hint="max_channels in the document",
+            )
+        sent = dict(variables or {})
+        if self.tenant is not None:
+            sent["GROUP(voxtra)"] = self.tenant  # so that the dialplan counts it (docs/decisions/0004)
+        channel = {"id": uuid4().hex, "caller": {"number": caller_id or ""}, "state": "Down"}
+        number = endpoint.partition("/")[2].partition("@")[0]
+        call = CallSession(hub, self, channel, [number], Direction.OUTBOUND, app=self.app_name)
+        up = call.expect_up()
+        self.calls[call.id] = call
+        how = {"endpoint": endpoint, "app": self.app_name, "caller_id": caller_id, "timeout": timeout}
+        try:
+            await hub.originate(call, **how, variables=sent)
+            if not wait:
+                return call
+            async with asyncio.timeout(timeout + ANSWER_GRACE):
+                ended: Ended | None = await up
+        except AriError as exc:
+            raise OriginateFailed(
+                f"{endpoint} cannot be called: {exc.message}",
+                disposition="failed",
+                call=call.id,
+                hint=exc.hint,
+            ) from exc
+        except UsageFault:
+            raise
+        except TimeoutError:
+            call.refuse("normal", by=EndedBy.LIMIT)
+            raise OriginateFailed(
+                f"{endpoint} did not answer", disposition="no_answer", call=call.id
+            ) from None
+        except BaseException:
+            call.refuse("normal", by=EndedBy.HANDLER)
+            raise
+        if ended is None:
+            return call
+        raise OriginateFailed(
+            f"{endpoint} was not answered: {ended.disposition}",
+            disposition=str(ended.disposition),
+            cause=ended.cause,
+            tech_cause=ended.tech_cause,
+            call=call.id,
+        )
+
+
+def _handler(handler: H) -> H:
+    """Only async functions can wait for a caller without stopping every other call."""
+    if not inspect.iscoroutinefunction(handler) and not inspect.iscoroutinefunction(
+        getattr(handler, "__call__", None)  # noqa: B004  an object with an async __call__
+    ):
+        name = getattr(handler, "__qualname__", repr(handler))
+        raise UsageFault(f"{name} is not an async function", hint=f"write `async def {name}(call):`")
+    return handler

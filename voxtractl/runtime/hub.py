@@ -1,0 +1,590 @@
+"""One Asterisk as the runtime sees it: its events become calls, its channels get commands, every call ends
+once.
+
+The hub owns the call table and the connection, and lives in one event loop. Sessions may live in another (the
+supervisor gives every tenant its own, so that a handler that blocks stops its own tenant only); ``ask``,
+``feed`` and ``CallSession.deliver`` are all that crosses between loops.
+
+    event ─▶ table (lifecycle.py) ─▶ Delete, Look: a request to Asterisk
+                                     Gone: the session's waits end      End: the one call_ended
+          └▶ session: playbacks, digits, recordings
+
+After a lost connection events are lost for good (facts C4), so the hub asks: which channels are there, which
+of them are ours. What ended meanwhile gets its end now; what nobody here knows is adopted.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from uuid import uuid4
+
+from voxtractl import naming
+from voxtractl.ari import requests
+from voxtractl.ari.client import ARIClient
+from voxtractl.ari.events import Event
+from voxtractl.ari.requests import Answer, Request
+from voxtractl.ari.stream import EventStream
+from voxtractl.errors import AriError, CallError, VoxtractlError
+from voxtractl.runtime import lifecycle
+from voxtractl.runtime.journal import Journal
+from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal
+from voxtractl.runtime.session import CallSession
+
+if TYPE_CHECKING:
+    from voxtractl.runtime.media import Breaker
+    from voxtractl.runtime.speech import SpeechToText, TextToSpeech
+
+__all__ = ["AUX", "Hub", "Taker"]
+
+log = logging.getLogger(__name__)
+
+APPS_MAX: Final = 400  # of one websocket: about 440 fit into Asterisk's request line (facts C3)
+AUX: Final = "vx-aux-"  # ids of channels and bridges of our own: media, snoop; never calls
+# Events nobody here reads; a call costs 15 events without this (facts C3).
+UNREAD: Final = [
+    "ChannelCallerId",
+    "ChannelConnectedLine",
+    "ChannelDialplan",
+    "ChannelTalkingStarted",
+    "ChannelTalkingFinished",
+    "ChannelToneDetected",
+    "ChannelVarset",
+    "DeviceStateChanged",
+    "EndpointStateChange",
+    "BridgeCreated",
+    "ContactStatusChange",
+    "PeerStatusChange",
+    "PlaybackStarted",
+    "PlaybackContinuing",
+    "RecordingStarted",
+]
+RESYNC_TRIES: Final = 5
+END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
+AUX_TIMEOUT: Final = 5.0  # seconds until a channel of our own must be in the app
+
+
+class Taker(Protocol):
+    """Who gets the calls of a Stasis app: a VoxtraApp."""
+
+    tenant: str | None
+    tts: "TextToSpeech | None"
+    stt: "SpeechToText | None"
+    media: str  # audiosocket or websocket
+    audio_host: str  # where we listen, as Asterisk reaches it
+    breaker: "Breaker"
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    def take(self, call: CallSession) -> None:
+        """A new call; in the loop of the taker."""
+
+    def adopt(self, call: CallSession) -> None:
+        """A call that was there before this process; in the loop of the taker."""
+
+    def ended(self, call: CallSession) -> None:
+        """The call is over; in the loop of the taker."""
+
+    async def call(
+        self, endpoint: str, *, hub: "Hub", caller_id: str | None = None, timeout: float = 30.0
+    ) -> CallSession:
+        """Call somebody for this taker."""
+
+
+class Hub:
+    """``ari`` is the client of one Asterisk, not opened yet. ``serve`` before ``start``; both may follow
+    later.
+
+    Raises on ``start``: AriUnreachable, AriAuthFailed. ``failed`` is done with an error when the connection
+    ended for good afterwards (a refused password, AppReplaced).
+    """
+
+    def __init__(self, ari: ARIClient, *, journal: Journal | None = None) -> None:
+        self.ari = ari
+        self.journal = journal or Journal()
+        self.table = CallTable()
+        self.sessions: dict[str, CallSession] = {}
+        self.draining = False
+        self.failed: asyncio.Future[None] | None = None
+        self._takers: dict[tuple[str, str], Taker] = {}
+        self._streams: list[EventStream] = []
+        self._registered: set[str] = set()
+        self._aux: dict[str, asyncio.Future[Mapping[str, Any]]] = {}
+        self._aux_of: dict[str, str] = {}  # channel or bridge of ours → the call it belongs to
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._empty: asyncio.Event | None = None  # set when the last call of a drain is over
+
+    # --- life -------------------------------------------------------------------------------------------
+
+    def serve(self, app: str, taker: Taker, *, slug: str = "") -> None:
+        """Calls of this Stasis app go to ``taker``; with ``slug`` those that have it as their first
+        argument."""
+        self._takers[app, slug] = taker
+
+    def leave(self, app: str, *, slug: str = "") -> None:
+        """New calls of the app are refused from now on; calls that are up go on."""
+        self._takers.pop((app, slug), None)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise RuntimeError("the hub is not started")
+        return self._loop
+
+    @property
+    def connected(self) -> bool:
+        return bool(self._streams) and all(stream.connected for stream in self._streams)
+
+    async def start(self) -> None:
+        """Connect, register the apps, adopt what is there. Returns when calls can come."""
+        self._loop = asyncio.get_running_loop()
+        self.failed = self._loop.create_future()
+        await self.ari.open()
+        await self.register()
+        await self._resync(adopt=True)
+
+    async def register(self) -> None:
+        """Register the apps that ``serve`` added since; up to 400 share a websocket."""
+        apps = sorted({app for app, _ in self._takers} - self._registered)
+        for first in range(0, len(apps), APPS_MAX):
+            some = apps[first : first + APPS_MAX]
+            stream = self._stream(some)
+            await stream.start()
+            self._streams.append(stream)
+            self._registered.update(some)
+            if len(self._streams) == 1:
+                self.ari.attach(stream)
+            await self._filter(some)
+
+    def _stream(self, apps: list[str]) -> EventStream:
+        return self.ari.stream(apps, on_event=self._on_event, on_up=self._on_up, on_down=self._on_down)
+
+    async def stop(self) -> None:
+        """End the connection; a second stop does nothing. Calls that are up stay up: drain first."""
+        streams, self._streams = self._streams, []
+        for stream in streams:
+            await stream.close()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self.failed is not None and not self.failed.done():
+            self.failed.set_result(None)
+        await self.ari.close()
+
+    async def drain(self, seconds: float, *, by: EndedBy = EndedBy.OPERATOR) -> int:
+        """Let calls finish for so long, then end the rest; returns how many had to be ended.
+
+        New calls take the fallback of their dialplan meanwhile.
+        """
+        self.draining = True
+        await self._emptied(seconds)
+        rest = list(self.table.live)
+        for call_id in rest:
+            self.feed(call_id, lifecycle.HangUp(by, "normal"))
+        await self._emptied(END_TIMEOUT)
+        for call_id in list(self.table.live):  # Asterisk does not answer: the process must not hang on it
+            self.feed(call_id, lifecycle.Missing())
+        return len(rest)
+
+    async def _emptied(self, seconds: float) -> None:
+        """Wait until no call is left, so long at most."""
+        if self.table.live:
+            self._empty = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._empty.wait()
+
+    # --- what crosses between loops ---------------------------------------------------------------------
+
+    async def ask(self, request: Request, *, timeout: float | None = None) -> Answer:
+        """Asterisk's answer, from whatever loop."""
+        if asyncio.get_running_loop() is self._loop:
+            return await self.ari.ask(request, timeout=timeout)
+        answer: Answer = await self._over(self.ari.ask(request, timeout=timeout))
+        return answer
+
+    async def _over(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run it in the hub's loop and wait for it in this one."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
+
+    def feed(self, call_id: str, signal: Signal) -> None:
+        """Tell the call table; from whatever thread."""
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if here:
+            self._feed(call_id, signal)
+        else:
+            self.loop.call_soon_threadsafe(self._feed, call_id, signal)
+
+    def _feed(self, call_id: str, signal: Signal) -> None:
+        for action in self.table.feed(call_id, signal, monotonic()):
+            match action:
+                case lifecycle.Delete(call_id, reason):
+                    self._spawn(self._delete(call_id, reason))
+                case lifecycle.Look(call_id):
+                    self._spawn(self._look(call_id))
+                case lifecycle.Gone(call_id):
+                    if session := self.sessions.get(call_id):
+                        session.post(session.gone)
+                case lifecycle.End(ended):
+                    self._end(ended)
+
+    def _end(self, ended: lifecycle.Ended) -> None:
+        session = self.sessions.pop(ended.call_id, None)
+        if session is None:
+            return
+        for aux, owner in list(self._aux_of.items()):
+            if owner == ended.call_id:
+                del self._aux_of[aux]
+                self._spawn(self._remove_aux(aux))
+        self.journal.write(
+            "call_ended",
+            session.told,
+            disposition=str(ended.disposition),
+            cause=ended.cause,
+            tech_cause=ended.tech_cause,
+            ended_by=str(ended.ended_by),
+            seconds=round(ended.seconds, 3),
+            talk_seconds=round(ended.talk_seconds, 3),
+            queue_status=session.queue_status,
+            detail=ended.detail,
+        )
+        session.post(session.over, ended)
+        if self._empty is not None and not self.table.live:
+            self._empty.set()
+
+    # --- calls ------------------------------------------------------------------------------------------
+
+    def open(self, session: CallSession, *, up: bool) -> None:
+        """Enter a call into the table, before anything of it can happen."""
+        self.sessions[session.id] = session
+        self.table.open(session.id, session.direction, monotonic(), up=up)
+        self.journal.write("call_started", session.told)
+
+    async def originate(self, session: CallSession, **how: Any) -> None:
+        """Enter the call and send its originate, from whatever loop. Raises AriError or UsageFault."""
+        if asyncio.get_running_loop() is self._loop:
+            await self._originate(session, how)
+        else:
+            await self._over(self._originate(session, how))
+
+    async def _originate(self, session: CallSession, how: Mapping[str, Any]) -> None:
+        self.open(session, up=False)
+        try:
+            await self.ari.originate(channel_id=session.id, **how)
+        except BaseException:
+            self._feed(session.id, lifecycle.Missing())
+            raise
+
+    async def _delete(self, call_id: str, reason: str) -> None:
+        answer = await self._insist(requests.hangup(call_id, reason))
+        if answer is not None and answer.status == 404:
+            self._feed(call_id, lifecycle.Missing())
+
+    async def _look(self, call_id: str) -> None:
+        answer = await self._insist(requests.channel(call_id))
+        if answer is not None:
+            self._feed(call_id, lifecycle.Missing() if answer.status == 404 else lifecycle.Present())
+
+    async def _insist(self, request: Request) -> Answer | None:
+        """The answer of a request that may be sent twice; None when Asterisk is away: a resync will
+        follow."""
+        for _ in range(2):
+            try:
+                return await self.ari.ask(request)
+            except AriError as exc:
+                log.warning("%s %s: %s", request.method, request.path, exc)
+        return None
+
+    async def _subscribe(self, app: str, call_id: str) -> None:
+        """So that the end is told also after the call left the app (facts G1)."""
+        answer = await self._insist(requests.subscribe(app, [f"channel:{call_id}"]))
+        if answer is not None and answer.status >= 300:
+            self._feed(call_id, lifecycle.Missing())
+
+    # --- channels and bridges of our own ----------------------------------------------------------------
+
+    def own(self, call_id: str) -> str:
+        """A new id for a channel or bridge that serves this call and is removed with it."""
+        aux = f"{AUX}{uuid4().hex}"
+        self._aux_of[aux] = call_id
+        return aux
+
+    async def open_aux(self, call_id: str, build: Callable[[str], Request]) -> Mapping[str, Any]:
+        """Make a channel of our own (media, snoop) and wait until it is in the app; from whatever loop.
+
+        ``build`` gets the channel's id. Raises AriError, or CallError when the channel ended at once.
+        """
+        if asyncio.get_running_loop() is self._loop:
+            return await self._open_aux(call_id, build)
+        found: Mapping[str, Any] = await self._over(self._open_aux(call_id, build))
+        return found
+
+    async def _open_aux(self, call_id: str, build: Callable[[str], Request]) -> Mapping[str, Any]:
+        aux = self.own(call_id)
+        waiting: asyncio.Future[Mapping[str, Any]] = self.loop.create_future()
+        self._aux[aux] = waiting
+        try:
+            made: Mapping[str, Any] = await self.ari.request(build(aux))
+            async with asyncio.timeout(AUX_TIMEOUT):
+                started = await waiting
+        except BaseException:
+            self._aux.pop(aux, None)
+            self._aux_of.pop(aux, None)
+            self._spawn(self._remove_aux(aux))
+            raise
+        return {**made, **started}
+
+    async def remove_aux(self, aux: str) -> None:
+        """End a channel or bridge of our own; nothing happens when it is gone."""
+        self._aux_of.pop(aux, None)
+        self._aux.pop(aux, None)
+        for request in (requests.hangup(aux, "normal"), requests.destroy_bridge(aux)):
+            await self.ask(request)
+
+    async def _remove_aux(self, aux: str) -> None:
+        self._aux.pop(aux, None)
+        await self._insist(requests.hangup(aux, "normal"))
+        await self._insist(requests.destroy_bridge(aux))
+
+    # --- events -----------------------------------------------------------------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        reader = _READERS.get(event["type"])
+        if reader is not None:
+            reader(self, event)
+
+    def _on_start(self, event: Any) -> None:
+        channel = event["channel"]
+        call_id = channel["id"]
+        if call_id.startswith(AUX):
+            waiting = self._aux.pop(call_id, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(channel)
+            return
+        session = self.sessions.get(call_id)
+        if session is not None:
+            self._feed(call_id, lifecycle.Started())
+            session.post(session.came, channel)
+        elif self.table.known(call_id):
+            self._feed(call_id, lifecycle.Started())  # believed to be over; the table knows what to do
+        else:
+            self._begin(event["application"], channel, event["args"])
+
+    def _taker(self, app: str, args: list[str]) -> tuple[Taker | None, list[str]]:
+        """Who gets the call, and its arguments without the tenant's slug."""
+        taker = self._takers.get((app, ""))
+        if taker is not None:
+            return taker, args
+        taker = self._takers.get((app, args[0])) if args else None
+        return taker, args[1:]
+
+    def _begin(self, app: str, channel: Mapping[str, Any], args: list[str]) -> None:
+        """A new call, or one that was moved here when its worker died (its first argument says so)."""
+        moved = args[:1] == [MOVED]
+        taker, rest = self._taker(app, args[1:] if moved else args)
+        call_id = channel["id"]
+        if taker is None or self.draining:
+            slug = taker.tenant if taker else (args[0] if args else None)
+            self._spawn(self._to_fallback(call_id, slug))
+            return
+        session = self._enter(app, taker, channel, rest)
+        if moved:
+            self.journal.write("call_adopted", session.told)
+            session.post(taker.adopt, session)
+        elif rest:
+            session.post(taker.take, session)
+        else:
+            self._spawn(self._take_by_dnid(taker, session))
+
+    def _enter(self, app: str, taker: Taker, channel: Mapping[str, Any], args: list[str]) -> CallSession:
+        """A channel that is in the app becomes a call."""
+        session = CallSession(self, taker, channel, args, Direction.INBOUND, app=app)
+        self.open(session, up=channel["state"] == "Up")
+        self._feed(session.id, lifecycle.Started())
+        self._spawn(self._subscribe(app, session.id))
+        return session
+
+    async def _take_by_dnid(self, taker: Taker, session: CallSession) -> None:
+        """A dialplan of somebody's own that passes no number: ask which one was dialled (facts G8)."""
+        answer = await self._insist(requests.get_variable(session.id, "CALLERID(dnid)"))
+        if answer is not None and answer.status == 200 and answer.body.get("value"):
+            session.called_number = answer.body["value"]
+        session.post(taker.take, session)
+
+    async def _to_fallback(self, call_id: str, slug: str | None) -> None:
+        """A call nobody here can take: the dialplan's own fallback, else an honest cause."""
+        for name in (slug, naming.SHARED):
+            if name is None:
+                continue
+            context = naming.fallback_context(name)
+            if await self.exists(call_id, context, "s"):
+                await self._insist(requests.continue_in_dialplan(call_id, context, "s", 1))
+                return
+        await self._insist(requests.hangup(call_id, "congestion"))
+
+    async def exists(self, call_id: str, context: str, extension: str) -> bool:
+        """True when the dialplan has it; asked over a channel that is up."""
+        name = f"DIALPLAN_EXISTS({context},{extension},1)"
+        answer = await self.ask(requests.get_variable(call_id, name))
+        return answer.status == 200 and answer.body.get("value") == "1"
+
+    def _on_end(self, event: Any) -> None:
+        call_id = event["channel"]["id"]
+        if call_id in self.sessions:
+            self._feed(call_id, lifecycle.LeftStasis())
+
+    def _on_hangup_request(self, event: Any) -> None:
+        call_id = event["channel"]["id"]
+        if call_id in self.sessions:
+            cause, tech = event.get("cause", 0), event.get("tech_cause", 0)
+            self._feed(call_id, lifecycle.HangupRequested(cause, tech, bool(event.get("soft"))))
+
+    def _on_destroyed(self, event: Any) -> None:
+        call_id = event["channel"]["id"]
+        if call_id in self.sessions:
+            self._feed(call_id, lifecycle.Destroyed(event.get("cause", 0), event.get("tech_cause", 0)))
+        elif call_id in self._aux_of:
+            owner = self.sessions.get(self._aux_of.pop(call_id))
+            waiting = self._aux.pop(call_id, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(CallError(f"the channel ended: {event.get('cause_txt', 'no reason')}"))
+            if owner is not None:
+                owner.deliver(event)
+
+    def _on_dial(self, event: Any) -> None:
+        peer = event["peer"]["id"]
+        if peer in self.sessions:
+            self._feed(peer, lifecycle.Dialled(event["dialstatus"]))
+            self.sessions[peer].deliver(event)
+
+    def _on_state(self, event: Any) -> None:
+        channel = event["channel"]
+        session = self.sessions.get(channel["id"])
+        if session is not None and channel["state"] == "Up":
+            self.answered(session)
+
+    def answered(self, session: CallSession) -> None:
+        """Asterisk says the call is up: by an event or by its answer to ours, whichever comes first."""
+        if session.is_up:
+            return
+        session.is_up = True
+        self._feed(session.id, lifecycle.Answered())
+        self.journal.write("call_answered", session.told)
+
+    def _on_channel_event(self, event: Any) -> None:
+        session = self.sessions.get(event["channel"]["id"])
+        if session is not None:
+            session.deliver(event)
+
+    def _on_digit(self, event: Any) -> None:
+        session = self.sessions.get(event["channel"]["id"])
+        if session is not None:
+            self.journal.write("dtmf", session.told, digit=event["digit"])
+            session.deliver(event)
+
+    def _on_target_event(self, event: Any) -> None:
+        """Playbacks and recordings name what they belong to as ``channel:ID`` or ``bridge:ID``."""
+        thing = event["playback"] if "playback" in event else event["recording"]
+        target = thing["target_uri"].partition(":")[2]
+        session = self.sessions.get(self._aux_of.get(target, target))
+        if session is not None:
+            session.deliver(event)
+
+    # --- the connection ---------------------------------------------------------------------------------
+
+    def _on_down(self, reason: str) -> None:
+        log.warning("the event connection to %s is down: %s", self.ari.url, reason)
+        for stream in self._streams:
+            if stream.failure is not None and self.failed is not None and not self.failed.done():
+                self.failed.set_exception(stream.failure)
+
+    async def _on_up(self) -> None:
+        log.info("connected to %s again", self.ari.url)
+        await self._filter(sorted(self._registered))
+        await self._resync(adopt=True)
+
+    async def _filter(self, apps: list[str]) -> None:
+        for answer in await self.ari.ask_all([requests.event_filter(app, UNREAD) for app in apps]):
+            if answer.status >= 300:
+                log.warning("Asterisk does not filter events: %s", answer.message)
+
+    async def _resync(self, *, adopt: bool) -> None:
+        """Compare the table with Asterisk: subscribe first, then look, so that nothing falls between."""
+        for attempt in range(RESYNC_TRIES):
+            try:
+                live = [self.sessions[call_id] for call_id in self.table.live if call_id in self.sessions]
+                await self.ari.ask_all([requests.subscribe(s.app, [f"channel:{s.id}"]) for s in live])
+                channels = {row["id"]: row for row in await self.ari.request(requests.channels())}
+            except AriError as exc:
+                log.warning("the calls could not be compared with Asterisk: %s", exc)
+                await asyncio.sleep(0.2 * 2**attempt)
+                continue
+            for session in live:
+                self._feed(session.id, lifecycle.Present() if session.id in channels else lifecycle.Missing())
+            if adopt:
+                for row in channels.values():
+                    self._adopt(row)
+            return
+
+    def _adopt(self, channel: Mapping[str, Any]) -> None:
+        """A channel that waits in one of our apps and that nobody here knows."""
+        call_id, dialplan = channel["id"], channel["dialplan"]
+        app, *args = dialplan.get("app_data", "").split(",")
+        if dialplan.get("app_name") != "Stasis" or app not in self._registered:
+            return
+        if call_id in self.sessions or self.table.known(call_id):
+            return
+        if call_id.startswith(AUX):
+            if call_id not in self._aux_of:
+                self._spawn(self._insist_quietly(requests.hangup(call_id, "normal")))
+            return
+        taker, rest = self._taker(app, args)
+        if taker is None:
+            self._spawn(self._to_fallback(call_id, args[0] if args else None))
+            return
+        session = self._enter(app, taker, channel, rest)
+        self.journal.write("call_adopted", session.told)
+        session.post(taker.adopt, session)
+
+    async def _insist_quietly(self, request: Request) -> None:
+        await self._insist(request)
+
+    # --- tasks ------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            level = logging.WARNING if isinstance(error, VoxtractlError) else logging.ERROR
+            log.log(level, "a step of a call failed: %s", error, exc_info=error)
+
+
+MOVED: Final = "voxtractl-moved"  # first Stasis argument of a call that came from a dead worker
+
+_READERS: Final = {
+    "StasisStart": Hub._on_start,
+    "StasisEnd": Hub._on_end,
+    "ChannelHangupRequest": Hub._on_hangup_request,
+    "ChannelDestroyed": Hub._on_destroyed,
+    "ChannelStateChange": Hub._on_state,
+    "Dial": Hub._on_dial,
+    "ChannelDtmfReceived": Hub._on_digit,
+    "ChannelUserevent": Hub._on_channel_event,
+    "ChannelEnteredBridge": Hub._on_channel_event,
+    "ChannelLeftBridge": Hub._on_channel_event,
+    "PlaybackFinished": Hub._on_target_event,
+    "RecordingFinished": Hub._on_target_event,
+    "RecordingFailed": Hub._on_target_event,
+}

@@ -1,0 +1,81 @@
+"""The log of a runtime: which tenant, which call, and never a secret. stdlib logging; text or one JSON
+object a line."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+from voxtractl.runtime.app import CALL, TENANT
+from voxtractl.settings import Secret
+
+__all__ = ["configure"]
+
+STARS: Final = "****"
+SHORTEST: Final = 4  # a shorter secret would turn ordinary words into stars
+
+
+class _Redact(logging.Filter):
+    """Puts stars where a secret would stand, in messages and tracebacks, and adds tenant and call."""
+
+    def __init__(self, secrets: Iterable[Secret]) -> None:
+        super().__init__()
+        texts = {secret.reveal() for secret in secrets}
+        self._texts = sorted((text for text in texts if len(text) >= SHORTEST), key=len, reverse=True)
+
+    def clean(self, text: str) -> str:
+        for secret in self._texts:
+            text = text.replace(secret, STARS)
+        return text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self.clean(record.getMessage()), None
+        if record.exc_info and not record.exc_text:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        if record.exc_text:
+            record.exc_text = self.clean(record.exc_text)
+        record.tenant, record.call = TENANT.get(), CALL.get()
+        return True
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "tenant": getattr(record, "tenant", None),
+            "call_id": getattr(record, "call", None),
+        }
+        if record.exc_text:
+            told["traceback"] = record.exc_text
+        return json.dumps(told, ensure_ascii=False)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        place = " ".join(
+            part for part in (getattr(record, "tenant", None), getattr(record, "call", None)) if part
+        )
+        time = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        line = f"{time} {record.levelname.lower():7} {f'[{place}] ' if place else ''}{record.getMessage()}"
+        return f"{line}\n{record.exc_text}" if record.exc_text else line
+
+
+def configure(
+    *,
+    as_json: bool = False,
+    verbose: bool = False,
+    secrets: Iterable[Secret] = (),
+    stream: TextIO | None = None,
+) -> None:
+    """Send the whole process's log to ``stream`` (stderr), at INFO, with ``verbose`` at DEBUG."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.addFilter(_Redact(secrets))
+    handler.setFormatter(_Json() if as_json else _Text())
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
+    for noisy in ("asyncio", "aiohttp.access", "aiohttp.server"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

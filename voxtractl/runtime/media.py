@@ -1,0 +1,140 @@
+"""Sound of a call in our hands: a media leg beside the call, in a bridge with it.
+
+    call ─┐
+          ├─ bridge ── media channel ── AudioSocket (or websocket) ── Leg: our sound out, its sound in
+    play ─┘
+
+The listening server belongs to an event loop, as the legs do. When Asterisk cannot make media channels (no
+RTP port left, and it then leaks more: facts and asterisk/asterisk issue 1757), a breaker stops asking for a
+while.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+from voxtractl.ari import requests
+from voxtractl.audio.leg import Leg
+from voxtractl.audio.mediasocket import connect
+from voxtractl.audio.server import AudioServer
+from voxtractl.errors import AriError, CallError, MediaFailed
+
+if TYPE_CHECKING:
+    from voxtractl.runtime.hub import Hub
+
+__all__ = ["FORMATS", "Breaker", "open_leg"]
+
+FORMATS: Final[Mapping[int, str]] = {8000: "slin", 16000: "slin16", 24000: "slin24", 48000: "slin48"}
+CONNECT: Final = 5.0  # seconds until Asterisk must have connected
+FAILURES: Final = 3  # in a row, until the breaker opens
+REST: Final = 5.0  # seconds it stays open
+
+_SERVERS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, AudioServer]] = WeakKeyDictionary()
+
+
+class Breaker:
+    """Stops asking after ``failures`` in a row, for ``rest`` seconds; then one try decides."""
+
+    def __init__(self, failures: int = FAILURES, rest: float = REST) -> None:
+        self._most, self._rest = failures, rest
+        self._failed = 0
+        self._until = 0.0
+
+    def check(self, now: float) -> float:
+        """Seconds until the next try; 0: go on."""
+        return max(0.0, self._until - now) if self._failed >= self._most else 0.0
+
+    def tell(self, now: float, *, good: bool) -> None:
+        if good:
+            self._failed = 0
+            return
+        self._failed += 1
+        if self._failed >= self._most:
+            self._until = now + self._rest
+
+
+async def open_leg(
+    hub: "Hub", call_id: str, app: str, *, rate: int, transport: str, host: str, breaker: Breaker
+) -> tuple[str, Leg]:
+    """A media channel of this call and its leg; the channel is in no bridge yet.
+
+    ``transport``: audiosocket (we listen on ``host``) or websocket (we connect). Raises MediaFailed.
+    """
+    if rate not in FORMATS:
+        raise MediaFailed(f"a rate of {rate} Hz", call=call_id, hint=f"one of {', '.join(map(str, FORMATS))}")
+    if wait := breaker.check(monotonic()):
+        raise MediaFailed(
+            f"Asterisk made no media channels; none is asked for during {wait:.0f} s",
+            call=call_id,
+            hint="RTP ports used up? see rtp.conf and Asterisk's log",
+        )
+    opened = _audiosocket if transport == "audiosocket" else _websocket
+    try:
+        channel, leg = await opened(hub, call_id, app, rate, host)
+    except (AriError, CallError, TimeoutError, OSError) as exc:
+        if not isinstance(exc, AriError) or exc.status >= 500 or exc.status == 0:
+            breaker.tell(monotonic(), good=False)
+        raise MediaFailed(
+            f"Asterisk opened no media channel: {str(exc) or 'no answer'}",
+            call=call_id,
+            hint="is res_audiosocket (or chan_websocket) loaded? see Asterisk's log",
+        ) from exc
+    breaker.tell(monotonic(), good=True)
+    return channel, leg
+
+
+async def _audiosocket(hub: "Hub", call_id: str, app: str, rate: int, host: str) -> tuple[str, Leg]:
+    server = await _server(host)
+    leg_id = uuid4()
+    leg = server.expect(leg_id, rate, CONNECT)  # before Asterisk can connect
+    try:
+        build = partial(
+            requests.external_media,
+            app=app,
+            external_host=server.address,
+            format=FORMATS[rate],
+            encapsulation="audiosocket",
+            transport="tcp",
+            data=str(leg_id),
+        )
+        channel = await hub.open_aux(call_id, build)
+        await leg.connected()
+    except BaseException:
+        await leg.close()
+        raise
+    return str(channel["id"]), leg
+
+
+async def _websocket(hub: "Hub", call_id: str, app: str, rate: int, host: str) -> tuple[str, Leg]:
+    build = partial(
+        requests.external_media,
+        app=app,
+        external_host="INCOMING",
+        format=FORMATS[rate],
+        encapsulation="none",
+        transport="websocket",
+        connection_type="server",
+        transport_data="f(json)",
+    )
+    channel: Mapping[str, Any] = await hub.open_aux(call_id, build)
+    connection = channel["channelvars"]["MEDIA_WEBSOCKET_CONNECTION_ID"]
+    try:
+        leg = await connect(hub.ari.url, connection, rate=rate)
+    except BaseException:
+        await hub.remove_aux(str(channel["id"]))
+        raise
+    return str(channel["id"]), leg
+
+
+async def _server(host: str) -> AudioServer:
+    """The server of this event loop, started with its first leg."""
+    loop = asyncio.get_running_loop()
+    server = _SERVERS.get(loop)
+    if server is None:
+        server = _SERVERS[loop] = AudioServer(host)
+        await server.start()
+    return server

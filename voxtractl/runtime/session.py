@@ -1,0 +1,905 @@
+"""CallSession: one call as its handler has it.
+
+Every verb sends a command and returns when it is done; every wait is bounded and ends with CallEnded when the
+other side is gone. A session belongs to the event loop of its handler; the hub calls ``deliver``, ``gone``
+and ``over`` there. What a verb does on Asterisk stands in its docstring.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+from uuid import uuid4
+
+from voxtractl import naming
+from voxtractl.ari import requests
+from voxtractl.ari.requests import Answer, Request
+from voxtractl.errors import (
+    BadRequest,
+    CallEnded,
+    CallError,
+    Conflict,
+    MediaFailed,
+    QueueUnknown,
+    SpeechUnavailable,
+    UsageFault,
+)
+from voxtractl.runtime import lifecycle
+from voxtractl.runtime.digits import Collected, Collector, TypeAhead
+from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
+
+if TYPE_CHECKING:
+    from voxtractl.audio.leg import Leg
+    from voxtractl.runtime.hub import Hub, Taker
+    from voxtractl.runtime.speech import Said, Transcript
+
+__all__ = ["AudioStream", "CallSession", "Played", "Queued", "Recorded"]
+
+log = logging.getLogger(__name__)
+
+Callback = Callable[[], object]
+C = TypeVar("C", bound=Callback)
+T = TypeVar("T")
+
+SOUND_MAX: Final = (
+    3600.0  # seconds: a playback whose end never came (facts G6) does not hold a handler for ever
+)
+SCHEMES: Final = frozenset({"sound", "recording", "number", "digits", "characters", "tone"})
+QUEUE_EVENT: Final = "VoxtraQueue"  # templates/extensions: what tells how a queue was left
+
+
+class Played(NamedTuple):
+    """How a sound ended: ``done``, ``stopped`` (by ``stop()``) or ``failed`` (Asterisk has no such file)."""
+
+    media: str
+    status: str
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "done"
+
+
+class Recorded(NamedTuple):
+    """A finished recording; ``name`` is its name among Asterisk's stored recordings."""
+
+    name: str
+    format: str
+    seconds: float
+
+
+class Queued(NamedTuple):
+    """How a call left its queue. ``status`` is Asterisk's QUEUESTATUS (TIMEOUT, FULL, JOINEMPTY, LEAVEEMPTY
+    …), ANSWERED when an agent had the call until it ended, ABANDONED when the caller hung up while
+    waiting."""
+
+    queue: str
+    status: str
+
+
+class _Recording(NamedTuple):
+    """A recording that runs: on a snoop channel by Asterisk, or a leg that feeds a sink."""
+
+    format: str
+    done: "asyncio.Future[Recorded]"
+    channel: str | None = None
+    leg: "Leg | None" = None
+
+
+class AudioStream:
+    """What ``audio_stream()`` gives: await it for the leg, or iterate over the caller's sound."""
+
+    def __init__(self, call: "CallSession", rate: int) -> None:
+        self._call, self._rate = call, rate
+
+    def __await__(self) -> "Generator[Any, None, Leg]":
+        return self._call.open_leg(self._rate).__await__()
+
+    async def __aiter__(self) -> "AsyncIterator[bytes]":
+        leg = await self
+        async for pcm in leg:
+            yield pcm
+
+
+class CallSession:
+    """``id`` is Asterisk's channel id. ``called_number`` is the DID, ``caller_number`` who calls (or is
+    called).
+
+    ``args`` are the Stasis arguments without tenant; ``metadata`` is the route's; ``data`` is the handler's
+    own.
+    """
+
+    def __init__(
+        self,
+        hub: "Hub",
+        taker: "Taker",
+        channel: Mapping[str, Any],
+        args: Sequence[str],
+        direction: Direction,
+        *,
+        app: str,
+    ) -> None:
+        self._hub = hub
+        self._taker = taker
+        self._loop = taker.loop
+        self.id: str = channel["id"]
+        self.app = app
+        self.args = tuple(args)
+        self.direction = direction
+        self.tenant = taker.tenant
+        self.node = hub.journal.node
+        self.metadata: Mapping[str, Any] = {}
+        self.data: dict[str, Any] = {}
+        self.is_up = channel.get("state") == "Up"
+        self.queue_status: str | None = None
+        self.ended: Ended | None = None
+        self._channel = channel
+        caller = channel.get("caller") or {}
+        self.caller_number: str = caller.get("number", "")
+        self.caller_name: str = caller.get("name", "")
+        self.called_number = _called(channel, self.args)
+        self._is_gone = False
+        self._waits: dict[str, tuple[asyncio.Future[Any], str]] = {}
+        self._playing: list[str] = []
+        self._digits = TypeAhead()
+        self._collecting: tuple[Collector, asyncio.Future[Collected]] | None = None
+        self._hooks: list[Callback] = []
+        self._digit_hooks: list[Callable[[str], object]] = []
+        self._over = asyncio.Event()
+        self._queue_answered = False
+        self._leg: Leg | None = None
+        self._bridge: str | None = None
+        self._leg_lock = asyncio.Lock()
+        self._legs: list[Leg] = []
+        self._barge: asyncio.Event | None = None
+        self._recordings: dict[str, _Recording] = {}
+        self._stopping: dict[str, _Recording] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    def __repr__(self) -> str:
+        return f"<CallSession {self.id} {self.direction} {self.caller_number} → {self.called_number}>"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What every event tells of a call."""
+        return {
+            "call_id": self.id,
+            "tenant": self.tenant,
+            "direction": str(self.direction),
+            "did": self.called_number,
+            "caller": self.caller_number,
+        }
+
+    @property
+    def is_gone(self) -> bool:
+        """True from the first sign that the other side is gone."""
+        return self._is_gone
+
+    # --- answering and ending ---------------------------------------------------------------------------
+
+    async def answer(self) -> None:
+        """Answer the call; nothing happens when it is up, so an originated call may be answered too."""
+        if self.is_up:
+            self._check("answer")
+            return
+        await self._command(requests.answer(self.id), "answer")
+        self._hub.answered(self)
+
+    async def hangup(self, reason: str = "normal") -> None:
+        """End the call and wait until Asterisk has ended it; nothing happens when it is over.
+
+        ``reason``: normal, busy, congestion, no_answer, rejected, or another word of Asterisk's.
+        """
+        if self._over.is_set():
+            return
+        self._hub.feed(self.id, lifecycle.HangUp(EndedBy.HANDLER, reason))
+        try:
+            async with asyncio.timeout(10.0):
+                await self._over.wait()
+        except TimeoutError:
+            log.warning("Asterisk has not ended %s yet; the call table goes on asking", self.id)
+
+    def on_hangup(self, callback: C) -> C:
+        """Call it once when the call is over; at once when it is over already. Usable as a decorator.
+
+        An async function runs in the handler's loop, a plain one in a thread of its own, so that a slow one
+        holds up no call. What it raises goes to the log.
+        """
+        if self._over.is_set():
+            self._loop.call_soon(self._run_hook, callback)
+        else:
+            self._hooks.append(callback)
+        return callback
+
+    async def wait_ended(self) -> Ended:
+        """Wait for the end of the call and return it."""
+        await self._over.wait()
+        assert self.ended is not None  # noqa: S101  over() set it
+        return self.ended
+
+    # --- sounds -----------------------------------------------------------------------------------------
+
+    async def play_file(self, sound: str, lang: str | None = None, *, wait: bool = True) -> Played:
+        """Play a sound file of the node; returns when it has ended. Several: ``play("sound:a", "sound:b")``.
+
+        With ``wait=False`` at once. A missing file gives ``Played(status="failed")``, an error in the log and
+        the event playback_failed: the caller stays. Raises CallEnded.
+        """
+        return await self._play([f"sound:{sound}"], "play_file", wait=wait, lang=lang)
+
+    async def play_url(self, url: str, *, wait: bool = True) -> Played:
+        """Play a file that Asterisk fetches by HTTP and keeps in its media cache."""
+        if not url.startswith(("http://", "https://")):
+            raise UsageFault(f"play_url takes http:// or https://, not {url.partition(':')[0]}:")
+        return await self._play([f"sound:{url}"], "play_url", wait=wait)
+
+    async def play_tone(self, tone: str, *, wait: bool = False) -> Played:
+        """Play a tone of indications.conf (``busy``, ``ring;tonezone=fr``) or a list of tones until
+        ``stop()``."""
+        return await self._play([f"tone:{tone}"], "play_tone", wait=wait)
+
+    async def play(self, *media: str, wait: bool = True, lang: str | None = None) -> Played:
+        """Play what Asterisk names by a URI: ``sound:``, ``recording:``, ``number:``, ``digits:``,
+        ``tone:``."""
+        return await self._play(list(media), "play", wait=wait, lang=lang)
+
+    async def _play(self, media: list[str], op: str, *, wait: bool, lang: str | None = None) -> Played:
+        for uri in media:
+            if uri.partition(":")[0] not in SCHEMES or not uri.partition(":")[2]:
+                raise MediaFailed(
+                    f"{op}: Asterisk cannot play {uri!r}",
+                    call=self.id,
+                    hint=f"one of {', '.join(sorted(SCHEMES))}",
+                )
+        if not media:
+            raise UsageFault(f"{op} needs something to play")
+        playback = uuid4().hex
+        done = self._expect(playback, op)
+        self._playing.append(playback)
+        target = self._bridge if self._bridge is not None else self.id
+        build = requests.play_bridge if self._bridge is not None else requests.play
+        try:
+            await self._command(build(target, playback, media, lang=lang), op)
+        except BaseException:
+            self._forget(playback)
+            raise
+        ended = self._watch_playback(playback, done, media, op)
+        return await ended if wait else self._later(ended, Played(media[-1], "started"))
+
+    async def _watch_playback(
+        self, playback: str, done: "asyncio.Future[str]", media: list[str], op: str
+    ) -> Played:
+        try:
+            async with asyncio.timeout(SOUND_MAX):
+                status = await done
+        except TimeoutError:
+            status = "failed"
+        except asyncio.CancelledError:
+            self._background(self._hub.ask(requests.stop_playback(playback)))
+            raise
+        finally:
+            self._forget(playback)
+        if status == "failed":
+            log.error("%s: Asterisk could not play %s (call %s)", op, ", ".join(media), self.id)
+            self._hub.journal.write("playback_failed", self.told, media=", ".join(media))
+        return Played(media[-1], status)
+
+    def _later(self, work: Awaitable[Any], now: Played) -> Played:
+        self._background(work)
+        return now
+
+    async def stop(self) -> None:
+        """Stop every sound of this call; who waits for one gets ``stopped``."""
+        for playback in list(self._playing):
+            waiting = self._waits.get(playback)
+            if waiting is not None and not waiting[0].done():
+                waiting[0].set_result("stopped")
+            await self._command(requests.stop_playback(playback), "stop", missing=True)
+        if self._leg is not None:
+            self._leg.clear()
+
+    # --- digits -----------------------------------------------------------------------------------------
+
+    async def listen_dtmf(
+        self, max_digits: int = 1, timeout: float = 5.0, *, terminator: str = "#", flush: bool = False
+    ) -> Collected:
+        """Digits the caller pressed: at most ``max_digits``, ended early by ``terminator``.
+
+        ``timeout`` is in seconds, to the first digit and between digits. Digits pressed before count
+        (``flush=True`` forgets them). The result is a str with ``ended_by``: max, terminator or timeout.
+        Raises CallEnded at once when the caller hangs up.
+        """
+        self._check("listen_dtmf")
+        if self._collecting is not None:
+            raise CallError(
+                "listen_dtmf is waiting already", call=self.id, hint="one at a time for each call"
+            )
+        if flush:
+            self._digits.clear()
+        collector = Collector(max_digits, terminator)
+        while self._digits:
+            done = collector.feed(self._digits.take())
+            if done is not None:
+                return done
+        future = self._expect("digits", "listen_dtmf")
+        self._collecting = (collector, future)
+        try:
+            while True:
+                count = len(collector)
+                finished, _ = await asyncio.wait([future], timeout=timeout)
+                if finished:
+                    result: Collected = future.result()
+                    return result
+                if len(collector) == count:
+                    return collector.give_up("timeout")
+        finally:
+            self._collecting = None
+            self._waits.pop("digits", None)
+
+    async def send_dtmf(self, digits: str, *, between: int = 100, duration: int = 100) -> None:
+        """Send digits to the other side; ``between`` and ``duration`` in milliseconds."""
+        await self._command(requests.dtmf(self.id, digits, between=between, duration=duration), "send_dtmf")
+
+    def on_dtmf(self, callback: "Callable[[str], object]") -> "Callable[[str], object]":
+        """Call it with every digit that is pressed, beside ``listen_dtmf``; sync or async."""
+        self._digit_hooks.append(callback)
+        return callback
+
+    def _digit(self, digit: str) -> None:
+        if self._barge is not None:
+            self._barge.set()
+        for hook in self._digit_hooks:
+            self._run_hook(partial(hook, digit))
+        if self._collecting is None:
+            self._digits.feed(digit)
+            return
+        collector, future = self._collecting
+        done = collector.feed(digit)
+        if done is not None and not future.done():
+            future.set_result(done)
+
+    # --- state of the line ------------------------------------------------------------------------------
+
+    async def ring(self) -> None:
+        """Let the caller hear ringing, before the call is answered."""
+        await self._command(requests.ring(self.id), "ring")
+
+    async def ring_stop(self) -> None:
+        await self._command(requests.ring_stop(self.id), "ring_stop")
+
+    async def hold(self, music: str | None = None) -> None:
+        """Music on hold for the other side; ``music`` is a class of musiconhold.conf."""
+        await self._command(requests.moh_start(self.id, music), "hold")
+
+    async def unhold(self) -> None:
+        await self._command(requests.moh_stop(self.id), "unhold")
+
+    async def mute(self, direction: str = "both") -> None:
+        """Silence what comes from (``in``), goes to (``out``) the other side, or ``both``."""
+        await self._command(requests.mute(self.id, direction), "mute")
+
+    async def unmute(self, direction: str = "both") -> None:
+        await self._command(requests.unmute(self.id, direction), "unmute")
+
+    async def get_variable(self, name: str) -> str:
+        """A channel variable or function; "" when it is not set."""
+        answer = await self._command(requests.get_variable(self.id, name), "get_variable", missing=True)
+        if answer.status == 404:
+            self._check("get_variable")
+            return ""
+        return str(answer.body["value"])
+
+    async def set_variable(self, name: str, value: object) -> None:
+        """Set a channel variable; values become strings as in ``originate``."""
+        ((key, text),) = requests.variables({name: value}).items()
+        await self._command(requests.set_variable(self.id, key, text), "set_variable")
+
+    # --- leaving ----------------------------------------------------------------------------------------
+
+    async def continue_in_dialplan(self, context: str, extension: str = "s", priority: int = 1) -> None:
+        """Hand the call to the dialplan; the session lives on until the call is really over.
+
+        Raises CallError when the dialplan has no such place: the caller stays.
+        """
+        self._check("continue_in_dialplan")
+        if not await self._hub.exists(self.id, context, extension):
+            self._check("continue_in_dialplan")
+            raise CallError(f"the dialplan has no {context},{extension}", call=self.id, hint="dialplan show")
+        self._hub.feed(self.id, lifecycle.Continue())
+        try:
+            await self._command(
+                requests.continue_in_dialplan(self.id, context, extension, priority), "continue_in_dialplan"
+            )
+        except (BadRequest, Conflict):
+            self._hub.feed(self.id, lifecycle.Stayed())
+            raise
+        self._hub.journal.write("transferred", self.told, to=f"{context},{extension}")
+
+    async def transfer_to_queue(
+        self, queue: str, *, variables: Mapping[str, object] | None = None, wait: bool = True
+    ) -> Queued:
+        """Put the caller into a queue of the tenant: ``support`` or ``acme-support``.
+
+        Raises QueueUnknown when Asterisk has no such queue: the caller stays. ``variables`` are set first.
+        Waits until the call is over, so that a handler may end with ``hangup()``; ``wait=False`` returns when
+        the caller is in the queue. The status is also in ``queue_status`` and in the event call_ended.
+        """
+        context, extension = await self._queue(queue)
+        for name, value in (variables or {}).items():
+            await self.set_variable(name, value)
+        await self.continue_in_dialplan(context, extension)
+        if not wait:
+            return Queued(queue, "")
+        await self._over.wait()
+        return Queued(queue, self.queue_status or "")
+
+    async def _queue(self, queue: str) -> tuple[str, str]:
+        """Context and extension of a queue; which part of acme-uk-support is the slug, Asterisk knows."""
+        parts = queue.split("-")
+        slugs = [self.tenant] if self.tenant else [self.app.removeprefix("voxtra-")]
+        slugs += ["-".join(parts[:n]) for n in range(1, len(parts))] if not self.tenant else []
+        for slug in slugs:
+            if not slug or not naming.SLUG.fullmatch(slug):
+                continue
+            context = naming.queues_context(slug)
+            if _WORD.issuperset(queue) and await self._hub.exists(self.id, context, queue):
+                return context, queue
+        self._check("transfer_to_queue")
+        raise QueueUnknown(
+            f"there is no queue {queue!r} here", call=self.id, hint="voxtractl tenant show; it must be pushed"
+        )
+
+    async def transfer(self, to: str, *, timeout: float = 30.0, context: str | None = None) -> Ended:
+        """Connect the caller to a number (over the tenant's outbound rules) or an endpoint
+        (``PJSIP/agent1``).
+
+        The caller hears ringing meanwhile. Raises OriginateFailed when nobody answers: the caller stays.
+        Returns when one side has hung up; both legs are ended then.
+        """
+        other = await self.consult(to, timeout=timeout, context=context)
+        self._hub.journal.write("transferred", self.told, to=to)
+        return await self.bridge_with(other)
+
+    transfer_to = transfer
+
+    async def consult(self, to: str, *, timeout: float = 30.0, context: str | None = None) -> "CallSession":
+        """Call somebody while the caller waits: the first half of an attended transfer; the second is
+        ``bridge_with``. The new call ends with this one until they are bridged."""
+        self._check("consult")
+        endpoint = to
+        if "/" not in to:
+            requests.dialled_number(to)
+            where = context or (naming.outbound_context(self.tenant) if self.tenant else None)
+            if where is None:
+                raise UsageFault(
+                    "transfer to a number needs a context", hint='transfer("+265…", context="…")'
+                )
+            if not await self._hub.exists(self.id, where, to):
+                self._check("consult")
+                raise CallError(
+                    f"{where} does not let this call dial {to}", call=self.id, hint="outbound.allow"
+                )
+            endpoint = f"Local/{to}@{where}/n"
+        if not self.is_up:
+            await self.ring()
+        ringing = asyncio.ensure_future(
+            self._taker.call(endpoint, caller_id=self.caller_number or None, timeout=timeout, hub=self._hub)
+        )
+        gone = self._expect(f"consult:{uuid4().hex}", "consult")
+        try:
+            await asyncio.wait([ringing, gone], return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                ringing.cancel()
+                await gone
+            return await ringing
+        finally:
+            gone.cancel()
+
+    async def bridge_with(self, other: "CallSession") -> Ended:
+        """Let both hear each other until one hangs up; the other is ended too. Returns the end of this
+        call."""
+        self._check("bridge_with")
+        await self.answer()
+        bridge = self._hub.own(self.id)
+        await self._command(requests.create_bridge(bridge, "mixing", "voxtractl"), "bridge_with")
+        try:
+            await self._command(requests.add_to_bridge(bridge, [self.id, other.id]), "bridge_with")
+            await asyncio.wait(
+                [asyncio.ensure_future(self._over.wait()), asyncio.ensure_future(other.wait_ended())],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            self._background(self._hub.remove_aux(bridge))
+        await other.hangup()
+        await self.hangup()
+        return await self.wait_ended()
+
+    # --- recording --------------------------------------------------------------------------------------
+
+    async def record_start(
+        self,
+        name: str | None = None,
+        *,
+        format: str = "wav",
+        direction: str = "both",
+        max_seconds: int = 0,
+        beep: bool = False,
+        sink: "Callable[[bytes], object] | None" = None,
+    ) -> str:
+        """Record the call beside whatever else happens to it; returns the recording's name.
+
+        The recorder listens in on a channel of its own: on the call itself no sound would play meanwhile
+        (facts G6). ``direction``: both, in, out. ``sink`` gets the sound as 16-bit PCM (8 kHz mono) instead
+        of a file.
+        """
+        self._check("record_start")
+        name = name or f"{self.tenant or 'call'}-{self.id}-{len(self._recordings)}"
+        if name in self._recordings:
+            raise MediaFailed(f"{name} is being recorded already", call=self.id)
+        if direction not in ("both", "in", "out"):
+            raise UsageFault(f"record_start takes the direction both, in or out, not {direction!r}")
+        if sink is not None:
+            leg = await self.snoop(direction, rate=8000)
+            done = asyncio.ensure_future(self._feed_sink(name, leg, sink))
+            done.add_done_callback(_taken)
+            self._recordings[name] = _Recording("pcm", done, leg=leg)
+            return name
+        snooped = await self._aux(
+            partial(requests.snoop, self.id, app=self.app, spy=cast("Any", direction)), "record_start"
+        )
+        future: asyncio.Future[Recorded] = self._loop.create_future()
+        future.add_done_callback(_taken)
+        self._recordings[name] = _Recording(format, future, channel=snooped)
+        answer = await self._hub.ask(
+            requests.record(snooped, name, format, max_duration=max_seconds, if_exists="fail", beep=beep)
+        )
+        if answer.status >= 300:
+            del self._recordings[name]
+            await self._hub.remove_aux(snooped)
+            raise MediaFailed(
+                f"Asterisk does not record {name}: {answer.message}",
+                call=self.id,
+                hint="is the name taken? does its folder exist, and may Asterisk write there?",
+            )
+        return name
+
+    async def record_stop(self, name: str | None = None) -> Recorded:
+        """End a recording (the last one begun) and return it when Asterisk has written it."""
+        if name is None:
+            name = next(reversed(self._recordings), None)
+        if name is None or name not in self._recordings:
+            raise MediaFailed("nothing is being recorded", call=self.id)
+        recording = self._recordings.pop(name)
+        try:
+            if recording.leg is not None:
+                await recording.leg.close()
+            elif not recording.done.done():
+                self._stopping[name] = recording
+                await self._hub.ask(requests.stop_recording(name))
+            async with asyncio.timeout(10.0):
+                return await recording.done
+        except TimeoutError:
+            raise MediaFailed(f"Asterisk did not end the recording {name}", call=self.id) from None
+        finally:
+            self._stopping.pop(name, None)
+            if recording.channel is not None:
+                await self._hub.remove_aux(recording.channel)
+
+    async def _feed_sink(self, name: str, leg: "Leg", sink: "Callable[[bytes], object]") -> Recorded:
+        """Hand every piece of sound to the sink; an async one is waited for."""
+        count = 0
+        async for pcm in leg:
+            count += len(pcm)
+            told = sink(pcm)
+            if inspect.isawaitable(told):
+                await told
+        return Recorded(name, "pcm", count / 2 / leg.rate)
+
+    # --- sound in our hands -----------------------------------------------------------------------------
+
+    def audio_stream(self, rate: int = 16000) -> "AudioStream":
+        """The call's sound in and out: ``leg = await call.audio_stream()``, or ``async for pcm in`` it.
+
+        16-bit little endian mono PCM at 8000, 16000, 24000 or 48000 Hz. The leg stays open until the
+        call ends or ``leg.close()``; one for each call. Raises MediaFailed.
+        """
+        return AudioStream(self, rate)
+
+    async def send_audio(self, pcm: bytes) -> None:
+        """Play PCM at the rate of ``audio_stream`` (16000 Hz without one); waits while much is queued."""
+        leg = self._leg or await self.open_leg(16000)
+        await leg.send(pcm)
+
+    async def open_leg(self, rate: int) -> "Leg":
+        """The media leg of this call, opened when there is none."""
+        async with self._leg_lock:
+            if self._leg is not None and not self._leg.closed:
+                if self._leg.rate != rate:
+                    raise MediaFailed(
+                        f"the call's sound is open at {self._leg.rate} Hz",
+                        call=self.id,
+                        hint="close that leg first",
+                    )
+                return self._leg
+            channel, leg = await self._media(rate, "audio_stream")
+            try:
+                bridge = await self._own_bridge("audio_stream")
+                await self._command(requests.add_to_bridge(bridge, [channel]), "audio_stream")
+            except BaseException:
+                await leg.close()
+                raise
+            leg.on_close(self._leg_closed)
+            self._leg = leg
+            return leg
+
+    async def snoop(self, spy: str = "both", *, rate: int = 8000) -> "Leg":
+        """Listen in: a leg that hears the other side (``in``), what it is played (``out``) or ``both``."""
+        snooped = await self._aux(
+            partial(requests.snoop, self.id, app=self.app, spy=cast("Any", spy)), "snoop"
+        )
+        channel, leg = await self._media(rate, "snoop")
+        try:
+            bridge = self._hub.own(self.id)
+            await self._command(requests.create_bridge(bridge, "mixing", "voxtractl"), "snoop")
+            await self._command(requests.add_to_bridge(bridge, [snooped, channel]), "snoop")
+        except BaseException:
+            await leg.close()
+            raise
+        self._legs.append(leg)
+        return leg
+
+    async def _media(self, rate: int, op: str) -> tuple[str, "Leg"]:
+        from voxtractl.runtime.media import open_leg
+
+        self._check(op)
+        opened = open_leg(
+            self._hub,
+            self.id,
+            self.app,
+            rate=rate,
+            transport=self._taker.media,
+            host=self._taker.audio_host,
+            breaker=self._taker.breaker,
+        )
+        return await opened
+
+    async def _own_bridge(self, op: str) -> str:
+        """The bridge of this call and its media; from then on sounds are played into it."""
+        if self._bridge is None:
+            bridge = self._hub.own(self.id)
+            await self._command(requests.create_bridge(bridge, "mixing", "voxtractl"), op)
+            await self._command(requests.add_to_bridge(bridge, [self.id]), op)
+            self._bridge = bridge
+        return self._bridge
+
+    def _leg_closed(self, why: str) -> None:
+        """The connection of the call's sound ended: so does the call, unless we closed it."""
+        self._leg = None
+        if why != "ours" and not self._over.is_set():
+            kind = why.partition(":")[0]
+            self._hub.feed(
+                self.id, lifecycle.MediaLost(cast("Any", kind if kind in ("hangup", "eof") else "error"))
+            )
+
+    async def say(self, text: str, *, barge_in: bool = False) -> "Said":
+        """Speak; returns when it has been played. With ``barge_in`` a digit ends it early.
+
+        Raises SpeechUnavailable when the app has no ``tts`` or it does not answer.
+        """
+        from voxtractl.runtime import speech
+
+        voice = self._taker.tts
+        if voice is None:
+            raise SpeechUnavailable(
+                "no text to speech is configured",
+                call=self.id,
+                hint='VoxtraApp(…, tts=PiperSpeech("voice.onnx"))',
+            )
+        leg = await self.open_leg(self._leg.rate if self._leg else 16000)
+        stop = asyncio.Event() if barge_in else None
+        if stop is not None:
+            self._barge = stop
+        try:
+            return await self._through(speech.say(leg, voice, text, barge_in=stop), "say")
+        finally:
+            self._barge = None
+
+    async def listen(
+        self, timeout: float = 10.0, *, silence: float = 0.8, most: float = 30.0
+    ) -> "Transcript":
+        """What the caller says: a str, "" when nobody spoke within ``timeout`` seconds.
+
+        Ends after ``silence`` seconds of quiet, or ``most`` seconds. Raises SpeechUnavailable
+        without ``stt``.
+        """
+        from voxtractl.runtime import speech
+
+        ear = self._taker.stt
+        if ear is None:
+            raise SpeechUnavailable(
+                "no speech to text is configured",
+                call=self.id,
+                hint="VoxtraApp(…, stt=PocketsphinxRecognizer())",
+            )
+        leg = await self.open_leg(self._leg.rate if self._leg else 16000)
+        heard = speech.hear(leg, ear, timeout=timeout, silence=silence, most=most)
+        return await self._through(heard, "listen")
+
+    async def _through(self, work: "Coroutine[Any, Any, T]", op: str) -> "T":
+        """The result of something that takes a while, or CallEnded as soon as the other side is gone."""
+        key = f"{op}:{uuid4().hex}"
+        gone = self._expect(key, op)
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await gone
+            return await task
+        finally:
+            self._waits.pop(key, None)
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+
+    # --- the hub's side ---------------------------------------------------------------------------------
+
+    def post(self, function: Callable[..., object], *args: object) -> None:
+        """Run it in the loop of this session; from the hub's loop."""
+        if self._loop is self._hub.loop:
+            function(*args)
+        else:
+            try:
+                self._loop.call_soon_threadsafe(function, *args)
+            except RuntimeError:  # the tenant's loop is closed: it was drained
+                log.debug("the loop of %s is closed", self.id)
+
+    def deliver(self, event: Any) -> None:
+        """An event of this call; from the hub's loop."""
+        self.post(self._read, event)
+
+    def _read(self, event: Any) -> None:
+        match event["type"]:
+            case "ChannelDtmfReceived":
+                self._digit(event["digit"])
+            case "PlaybackFinished":
+                self._resolve(event["playback"]["id"], event["playback"]["state"])
+            case "RecordingFinished" | "RecordingFailed":
+                self._recorded(event["recording"], failed=event["type"] == "RecordingFailed")
+            case "ChannelUserevent":
+                if event.get("eventname") == QUEUE_EVENT:
+                    self.queue_status = event["userevent"].get("Status") or self.queue_status
+            case "ChannelEnteredBridge":
+                self._queue_answered = True
+
+    def _recorded(self, recording: Mapping[str, Any], *, failed: bool) -> None:
+        name = recording["name"]
+        found = self._recordings.get(name) or self._stopping.get(name)
+        if found is None or found.done.done():
+            return
+        if failed:
+            found.done.set_exception(MediaFailed(f"{name}: {recording.get('cause', '')}", call=self.id))
+        else:
+            found.done.set_result(Recorded(name, found.format, float(recording.get("duration", 0))))
+
+    def came(self, channel: Mapping[str, Any]) -> None:
+        """An originated channel is in the app: it was answered."""
+        self._channel = channel
+        self._hub.answered(self)
+        self._resolve("up", None)
+
+    def gone(self) -> None:
+        """The first sign that the other side is gone: every wait ends now."""
+        if self._is_gone:
+            return
+        self._is_gone = True
+        for key, (future, op) in list(self._waits.items()):
+            if not future.done() and key != "up":
+                future.set_exception(CallEnded(op, call=self.id))
+
+    def over(self, ended: Ended) -> None:
+        """The call is over: hooks run, each on its own."""
+        self.ended = ended
+        self.gone()
+        self._resolve("up", ended)
+        for leg in (*self._legs, *([self._leg] if self._leg else [])):
+            if not leg.closed:
+                self._background(leg.close())
+        self._over.set()
+        hooks, self._hooks = self._hooks, []
+        for hook in hooks:
+            self._run_hook(hook)
+        self._taker.ended(self)
+
+    def _run_hook(self, hook: Callback) -> None:
+        function = hook.func if isinstance(hook, partial) else hook
+        if inspect.iscoroutinefunction(function):
+            self._background(cast("Awaitable[object]", hook()))
+        else:
+            self._background(asyncio.to_thread(hook))
+
+    def refuse(self, reason: str, *, by: EndedBy = EndedBy.HANDLER) -> None:
+        """End the call without waiting for it; for the app."""
+        self._hub.feed(self.id, lifecycle.HangUp(by, reason))
+
+    def finish(self, signal: lifecycle.Signal) -> None:
+        """The handler is done with the call; for the app."""
+        self._hub.feed(self.id, signal)
+
+    def fail(self, error: Exception) -> None:
+        """The handler raised; for the app."""
+        told = f"{type(error).__name__}: {error}"
+        self._hub.journal.write("handler_failed", self.told, error=told)
+        self._hub.feed(self.id, lifecycle.HandlerRaised(told))
+
+    def expect_up(self) -> "asyncio.Future[Ended | None]":
+        """Done with None when an originated call is answered, with its end when it was not; for the app."""
+        return self._expect("up", "originate")
+
+    # --- waiting ----------------------------------------------------------------------------------------
+
+    def _check(self, op: str) -> None:
+        if self._is_gone:
+            raise CallEnded(op, call=self.id)
+
+    def _expect(self, key: str, op: str) -> "asyncio.Future[Any]":
+        """A future that the event of this key resolves, and the end of the call too. Subscribe, then act."""
+        self._check(op)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        future.add_done_callback(_taken)
+        self._waits[key] = (future, op)
+        return future
+
+    def _resolve(self, key: str, value: object) -> None:
+        waiting = self._waits.get(key)
+        if waiting is not None and not waiting[0].done():
+            waiting[0].set_result(value)
+
+    def _forget(self, playback: str) -> None:
+        self._waits.pop(playback, None)
+        if playback in self._playing:
+            self._playing.remove(playback)
+
+    async def _command(self, request: Request, op: str, *, missing: bool = False) -> Answer:
+        """Asterisk's answer to a command. Raises CallEnded when the channel is gone, AriError otherwise."""
+        self._check(op)
+        answer = await self._hub.ask(request)
+        if answer.status < 300 or (missing and answer.status == 404):
+            return answer
+        if answer.status == 404 or (answer.status in (409, 412) and self._is_gone):
+            if not self._is_gone:
+                self._hub.feed(self.id, lifecycle.Doubted())
+            raise CallEnded(op, call=self.id)
+        raise self._hub.ari.refused(request, answer)
+
+    async def _aux(self, build: Callable[[str], Request], op: str) -> str:
+        self._check(op)
+        channel = await self._hub.open_aux(self.id, build)
+        return str(channel["id"])
+
+    def _background(self, work: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Future[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, CallEnded):
+            log.error("something of call %s failed: %s", self.id, error, exc_info=error)
+
+
+def _called(channel: Mapping[str, Any], args: Sequence[str]) -> str:
+    """The number that was called: the Stasis argument, then the dialled number, then the extension."""
+    if args and args[0]:
+        return args[0]
+    dialplan = channel.get("dialplan") or {}
+    return str(dialplan.get("exten", ""))
+
+
+def _taken(future: "asyncio.Future[Any]") -> None:
+    """Its exception was seen: a wait that nobody is in any more is no fault."""
+    if not future.cancelled():
+        future.exception()
+
+
+_WORD: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
