@@ -101,21 +101,23 @@ async def test_patterns_that_people_write(lab: Lab) -> None:
     assert told(KNOWN, ours(KNOWN)) == told(KNOWN, await theirs(lab, KNOWN))
 
 
-CHARACTERS = "0123589+*#aAbxXnNzZ"
+# Few characters and alike places, so that many patterns match one number and their order counts.
 SET = st.builds(
     lambda parts, dash: f"[{''.join(parts)}{dash}]",
-    st.lists(st.sampled_from([*"01259+*#abA", "0-9", "1-3", "2-9", "a-c", "5-5"]), min_size=1, max_size=4),
+    st.lists(st.sampled_from([*"123+aA", "0-9", "1-3", "2-9", "a-c", "5-5"]), min_size=1, max_size=4),
     st.sampled_from(["", "", "-"]),  # a dash before the end is itself
 )
-PLACE = st.sampled_from([*CHARACTERS, "X", "X", "N", "-1"]) | SET
+PLACE = st.sampled_from([*"12+*#aAxXnNzZ", "-1", "X", "N"]) | SET
 PATTERN = st.builds(
     lambda first, rest, end: f"_{first}{''.join(rest)}{end}",
     PLACE,
-    st.lists(PLACE, max_size=3),
+    st.lists(PLACE, max_size=2),
     st.sampled_from(["", "", ".", "!"]),
 ) | st.sampled_from(["_.", "_!", "_-."])
-LITERAL = st.text(st.sampled_from("0125+*#aA-"), min_size=1, max_size=4).map(lambda text: f"{text}1")
-NUMBER = st.text(st.sampled_from("01259+*#aAbxX-"), min_size=1, max_size=5)
+LITERAL = st.text(st.sampled_from("12+a-"), max_size=2).map(lambda text: f"{text}1")
+NUMBER = st.text(st.sampled_from("112233+aA-"), min_size=1, max_size=3) | st.text(
+    st.sampled_from("0123456789+*#abcABCxX-"), min_size=1, max_size=5
+)
 
 CASES = st.lists(
     st.builds(

@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["BY_REASON", "CAUSES", "Disposition", "cause_name", "disposition_of"]
+__all__ = ["BY_CAUSE", "BY_REASON", "CAUSES", "Disposition", "cause_name", "disposition_of"]
 
 
 class Disposition(StrEnum):

@@ -17,7 +17,7 @@ late, or it is told twice. Who ended the call is who gave the first sign:
 
     our own HangUp                      handler, operator or limit, as recorded before the DELETE goes out
     a hangup request of the far side    caller (of an outbound call: who was called)
-    a soft hangup that is not ours      asterisk: the console, AMI, a limit in the dialplan
+    a soft hangup that is not ours      asterisk: the console, AMI, TIMEOUT(absolute), the dialplan's end
     the media connection                asterisk, unless the far side's hangup request follows
     no request at all                   asterisk when it was in the dialplan or ringing out, else caller
     Asterisk has it no more, unheard    lost
@@ -30,7 +30,7 @@ from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from voxtractl.errors import CallError
-from voxtractl.runtime.disposition import BY_REASON, Disposition, disposition_of
+from voxtractl.runtime.disposition import BY_CAUSE, BY_REASON, Disposition, disposition_of
 
 __all__ = [
     "RECENT_MAX",
@@ -118,7 +118,8 @@ class Answered:
 @dataclass(frozen=True, slots=True)
 class HangupRequested:
     """ChannelHangupRequest. When ``soft``, ``cause`` is no Q.850 cause but a flag of Asterisk's own
-    (main/channel.c, ast_softhangup): 32 is a hangup asked for by somebody."""
+    (main/channel.c, ast_softhangup): 32 when somebody asked for it, 16 when the dialplan has ended; that
+    one follows every call of a dialplan, whoever hung up."""
 
     cause: int = 0
     tech_cause: int = 0
@@ -549,7 +550,8 @@ _TIMED_OUT: Final = frozenset({"no_answer", "timeout"})
 def _disposition(call: Call, by: EndedBy) -> Disposition:
     if call.direction is Direction.INBOUND and call.answered is None:
         if by is EndedBy.CALLER:
-            return Disposition.CANCELLED
+            # Busy() in the dialplan makes the caller hang up; a caller who gives up leaves no such cause.
+            return BY_CAUSE.get(call.cause, Disposition.CANCELLED)
         if call.reason is not None:
             return BY_REASON.get(call.reason, Disposition.FAILED)
     elif call.answered is None and call.reason in _TIMED_OUT:

@@ -45,6 +45,7 @@ CALL = "5f9c"
 RING, ANSWER = (Dialled(""), Dialled("RINGING")), (Dialled("ANSWER"),)
 FAR_BYE = HangupRequested()
 OUR_SOFT = HangupRequested(cause=32, soft=True)
+DIALPLAN_END = HangupRequested(cause=16, soft=True)  # Asterisk's last word on every call that has a dialplan
 TERMINAL = (Destroyed, Missing, Restarted)
 
 
@@ -77,7 +78,7 @@ class Told(NamedTuple):
 CALLS: dict[str, tuple[Direction, tuple[Signal, ...], Told]] = {
     "inbound: the far side hangs up": (
         IN,
-        (Started(), Answered(), FAR_BYE, LeftStasis(), Destroyed()),
+        (Started(), Answered(), FAR_BYE, LeftStasis(), DIALPLAN_END, Destroyed()),
         Told("answered", "caller", 16, asked="G"),
     ),
     "inbound: StasisEnd overtakes the hangup request": (
@@ -112,7 +113,14 @@ CALLS: dict[str, tuple[Direction, tuple[Signal, ...], Told]] = {
     ),
     "inbound: refused as busy": (
         IN,
-        (Started(), HangUp(EndedBy.HANDLER, "busy"), OUR_SOFT, LeftStasis(), Destroyed(17, 486)),
+        (
+            Started(),
+            HangUp(EndedBy.HANDLER, "busy"),
+            OUR_SOFT,
+            LeftStasis(),
+            DIALPLAN_END,
+            Destroyed(17, 486),
+        ),
         Told("busy", "handler", 17, 486, asked="DG"),
     ),
     "inbound: refused over a limit": (
@@ -162,8 +170,18 @@ CALLS: dict[str, tuple[Direction, tuple[Signal, ...], Told]] = {
     ),
     "inbound: into the dialplan unanswered, which says busy": (
         IN,
-        (Started(), Continue(), LeftStasis(), Destroyed(17)),
-        Told("busy", "asterisk", 17, asked="G"),
+        (Started(), Continue(), LeftStasis(), FAR_BYE, DIALPLAN_END, Destroyed(17)),
+        Told("busy", "caller", 17, asked="G"),
+    ),
+    "inbound: into the dialplan, answered there a moment later, and ended by its Hangup()": (
+        IN,
+        (Started(), Continue(), Answered(), LeftStasis(), DIALPLAN_END, Destroyed(16)),
+        Told("answered", "asterisk", 16, asked="G"),
+    ),
+    "inbound: TIMEOUT(absolute) is over": (
+        IN,
+        (Started(), Answered(), LeftStasis(), DIALPLAN_END, Destroyed()),
+        Told("answered", "asterisk", 16, asked="LG"),
     ),
     "inbound: /continue is refused, and the handler has failed of it": (
         IN,
@@ -265,9 +283,19 @@ CALLS: dict[str, tuple[Direction, tuple[Signal, ...], Told]] = {
         (*RING, HangupRequested(17, 486), Destroyed()),
         Told("busy", "caller", 17, 486, asked="G"),
     ),
+    "outbound: refused by the dialplan behind a Local channel, before the Dial is told": (
+        OUT,
+        (HangupRequested(21), Dialled(""), Dialled("NOANSWER"), Destroyed(21)),
+        Told("rejected", "caller", 21, asked="G"),
+    ),
+    "outbound: congestion behind a Local channel": (
+        OUT,
+        (Dialled(""), Dialled("CONGESTION"), Destroyed()),
+        Told("congestion", "asterisk", 0, asked="G"),
+    ),
     "outbound: we cancel it": (
         OUT,
-        (*RING, HangUp(EndedBy.OPERATOR), OUR_SOFT, Destroyed(16)),
+        (*RING, HangUp(EndedBy.OPERATOR), OUR_SOFT, Dialled("NOANSWER"), Destroyed(16)),
         Told("cancelled", "operator", 16, asked="DG"),
     ),
     "outbound: our own clock gives it up": (
