@@ -93,3 +93,11 @@ def test_type_ahead_can_be_forgotten() -> None:
     assert len(ahead) == 0
     with pytest.raises(IndexError):
         ahead.take()
+
+
+def test_a_stuck_key_does_not_fill_the_memory() -> None:
+    ahead = TypeAhead()
+    for digit in "1" + "#" * 1000:
+        ahead.feed(digit)
+    assert len(ahead) == AHEAD_MAX
+    assert ahead.take() == "1"
