@@ -32,6 +32,7 @@ members = ["Local/s@far-agent"]
 timeout = 5
 [tenants.acme.queues.nobody]
 members = []
+max_callers = 1
 [tenants.acme.outbound]
 caller_ids = ["+265888000001"]
 allow = ["+265"]

@@ -319,12 +319,6 @@ async def continues(call: CallSession) -> None:
     await call.continue_in_dialplan("far-soon")
 
 
-async def queue_of_nobody(call: CallSession) -> None:
-    await call.answer()
-    await call.transfer_to_queue("nobody")
-    await call.hangup()
-
-
 @pytest.mark.parametrize(
     ("handler", "far", "by"),
     [
@@ -333,7 +327,6 @@ async def queue_of_nobody(call: CallSession) -> None:
         (raises, "far-wait", EndedBy.HANDLER),
         (nothing, "far-soon", EndedBy.CALLER),
         (continues, "far-wait", EndedBy.ASTERISK),
-        (queue_of_nobody, "far-wait", EndedBy.ASTERISK),
     ],
 )
 async def test_every_way_to_end_ends_once(pbx: Pbx, handler: Any, far: str, by: EndedBy) -> None:
@@ -361,16 +354,34 @@ async def test_every_way_to_end_ends_once(pbx: Pbx, handler: Any, far: str, by: 
 
 
 async def test_how_the_queue_was_left_is_told(pbx: Pbx) -> None:
-    async def handler(call: CallSession) -> tuple[str, str]:
-        await call.answer()
-        queued = await call.transfer_to_queue("nobody", variables={"REASON": "test"})
-        return queued.status, call.queue_status or ""
+    """A queue without agents holds one caller; the next finds it full. An agent's caller was answered."""
+    app = VoxtraApp(**pbx.account, app_name="voxtra-acme")
+    left: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+    queues = iter(["nobody", "nobody", "support"])
 
-    async with serving(pbx, handler) as (_, seen):
+    @app.default()
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        queued = await call.transfer_to_queue(next(queues), variables={"REASON": "test"})
+        left.put_nowait((queued.queue, queued.status))
+
+    ends: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    app.on_event(lambda event: ends.put_nowait(dict(event)) if event["event"] == "call_ended" else None)
+    await app.start()
+    try:
+        waiting = pbx.call()
+        await until(lambda: "1 calls" in pbx.lab.cli("queue show acme-nobody"))
         pbx.call()
-        assert await asyncio.wait_for(seen.result, 15) == ("JOINEMPTY", "JOINEMPTY")
-        (end,) = [event for event in seen.events if event["event"] == "call_ended"]
-        assert end["queue_status"] == "JOINEMPTY"
+        assert await asyncio.wait_for(left.get(), 10) == ("nobody", "FULL")
+        waiting.hangup()
+        assert await asyncio.wait_for(left.get(), 10) == ("nobody", "ABANDONED")
+        pbx.call()
+        assert await asyncio.wait_for(left.get(), 10) == ("support", "ANSWERED")
+        told = [ends.get_nowait() for _ in range(3)]
+        assert [one["queue_status"] for one in told] == ["FULL", "ABANDONED", "ANSWERED"]
+        assert [one["ended_by"] for one in told] == ["asterisk", "caller", "asterisk"]
+    finally:
+        await app.stop()
 
 
 async def test_an_unknown_queue_raises_and_the_caller_stays(pbx: Pbx) -> None:
@@ -416,6 +427,7 @@ async def test_a_verb_ends_when_the_caller_goes_and_is_refused_afterwards(pbx: P
         try:
             while True:  # a verb that does not wait is asked until the caller is gone
                 await VERBS[verb](call)
+                await asyncio.sleep(0.05)  # Asterisk carries out one after another
                 if verb in ("continue_in_dialplan", "transfer_to_queue"):
                     await call.wait_ended()
                 if verb in ("audio_stream", "snoop", "record_start"):

@@ -15,7 +15,7 @@ of them are ours. What ended meanwhile gets its end now; what nobody here knows 
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -27,7 +27,7 @@ from voxtractl.ari.client import ARIClient
 from voxtractl.ari.events import Event
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.ari.stream import EventStream
-from voxtractl.errors import AriError, CallError, VoxtractlError
+from voxtractl.errors import AriError, AriUnreachable, CallEnded, CallError, UsageFault, VoxtractlError
 from voxtractl.runtime import lifecycle
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal
@@ -116,6 +116,7 @@ class Hub:
         self._aux_of: dict[str, str] = {}  # channel or bridge of ours → the call it belongs to
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._sending: set[str] = set()  # calls whose originate has no answer yet
         self._empty: asyncio.Event | None = None  # set when the last call of a drain is over
 
     # --- life -------------------------------------------------------------------------------------------
@@ -253,7 +254,7 @@ class Hub:
             ended_by=str(ended.ended_by),
             seconds=round(ended.seconds, 3),
             talk_seconds=round(ended.talk_seconds, 3),
-            queue_status=session.queue_status,
+            queue_status=session.queue_left,
             detail=ended.detail,
         )
         session.post(session.over, ended)
@@ -277,11 +278,19 @@ class Hub:
 
     async def _originate(self, session: CallSession, how: Mapping[str, Any]) -> None:
         self.open(session, up=False)
+        self._sending.add(session.id)
         try:
             await self.ari.originate(channel_id=session.id, **how)
-        except BaseException:
+        except UsageFault:
             self._feed(session.id, lifecycle.Missing())
             raise
+        except AriError as exc:
+            # Without an answer it may ring: end it, if it is there.
+            unknown = isinstance(exc, AriUnreachable)
+            self._feed(session.id, lifecycle.HangUp(EndedBy.LOST) if unknown else lifecycle.Missing())
+            raise
+        finally:
+            self._sending.discard(session.id)
 
     async def _delete(self, call_id: str, reason: str) -> None:
         answer = await self._insist(requests.hangup(call_id, reason))
@@ -307,14 +316,34 @@ class Hub:
         """So that the end is told also after the call left the app (facts G1)."""
         answer = await self._insist(requests.subscribe(app, [f"channel:{call_id}"]))
         if answer is not None and answer.status >= 300:
-            self._feed(call_id, lifecycle.Missing())
+            self._feed(call_id, lifecycle.Doubted())
 
     # --- channels and bridges of our own ----------------------------------------------------------------
 
     def own(self, call_id: str) -> str:
         """A new id for a channel or bridge that serves this call and is removed with it."""
+        if call_id not in self.sessions:
+            raise CallEnded("a channel of its own", call=call_id)
         aux = f"{AUX}{uuid4().hex}"
         self._aux_of[aux] = call_id
+        return aux
+
+    async def open_bridge(self, call_id: str, channels: Sequence[str]) -> str:
+        """A bridge of our own with these channels, removed with the call; from whatever loop.
+
+        Raises CallEnded, or AriError when Asterisk refuses.
+        """
+        aux = self.own(call_id)
+        for request in (
+            requests.create_bridge(aux, "mixing", "voxtractl"),
+            requests.add_to_bridge(aux, channels),
+        ):
+            answer = await self.ask(request)
+            if answer.status >= 300 or aux not in self._aux_of:
+                await self.remove_aux(aux)
+                if call_id not in self.sessions or answer.status < 300:
+                    raise CallEnded("a bridge", call=call_id)
+                raise self.ari.refused(request, answer)
         return aux
 
     async def open_aux(self, call_id: str, build: Callable[[str], Request]) -> Mapping[str, Any]:
@@ -335,12 +364,18 @@ class Hub:
             made: Mapping[str, Any] = await self.ari.request(build(aux))
             async with asyncio.timeout(AUX_TIMEOUT):
                 started = await waiting
+            self._still_own(aux, call_id)
         except BaseException:
             self._aux.pop(aux, None)
             self._aux_of.pop(aux, None)
             self._spawn(self._remove_aux(aux))
             raise
         return {**made, **started}
+
+    def _still_own(self, aux: str, call_id: str) -> None:
+        """The call may have ended while its channel was made: then nobody else removes it."""
+        if aux not in self._aux_of:
+            raise CallEnded("a channel of its own", call=call_id)
 
     async def remove_aux(self, aux: str) -> None:
         """End a channel or bridge of our own; nothing happens when it is gone."""
@@ -463,7 +498,9 @@ class Hub:
         peer = event["peer"]["id"]
         if peer in self.sessions:
             self._feed(peer, lifecycle.Dialled(event["dialstatus"]))
-            self.sessions[peer].deliver(event)
+        caller = self.sessions.get((event.get("caller") or {}).get("id", ""))
+        if caller is not None:
+            caller.deliver(event)  # somebody was dialled for it: an agent of its queue
 
     def _on_state(self, event: Any) -> None:
         channel = event["channel"]
@@ -528,6 +565,8 @@ class Hub:
                 await asyncio.sleep(0.2 * 2**attempt)
                 continue
             for session in live:
+                if session.id in self._sending:
+                    continue
                 self._feed(session.id, lifecycle.Present() if session.id in channels else lifecycle.Missing())
             if adopt:
                 for row in channels.values():
@@ -582,8 +621,6 @@ _READERS: Final = {
     "Dial": Hub._on_dial,
     "ChannelDtmfReceived": Hub._on_digit,
     "ChannelUserevent": Hub._on_channel_event,
-    "ChannelEnteredBridge": Hub._on_channel_event,
-    "ChannelLeftBridge": Hub._on_channel_event,
     "PlaybackFinished": Hub._on_target_event,
     "RecordingFinished": Hub._on_target_event,
     "RecordingFailed": Hub._on_target_event,

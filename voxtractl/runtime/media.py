@@ -21,7 +21,7 @@ from voxtractl.ari import requests
 from voxtractl.audio.leg import Leg
 from voxtractl.audio.mediasocket import connect
 from voxtractl.audio.server import AudioServer
-from voxtractl.errors import AriError, CallError, MediaFailed
+from voxtractl.errors import AriError, CallEnded, CallError, MediaFailed
 
 if TYPE_CHECKING:
     from voxtractl.runtime.hub import Hub
@@ -75,6 +75,8 @@ async def open_leg(
     opened = _audiosocket if transport == "audiosocket" else _websocket
     try:
         channel, leg = await opened(hub, call_id, app, rate, host)
+    except CallEnded:
+        raise
     except (AriError, CallError, TimeoutError, OSError) as exc:
         if not isinstance(exc, AriError) or exc.status >= 500 or exc.status == 0:
             breaker.tell(monotonic(), good=False)

@@ -147,6 +147,7 @@ class CallSession:
         self._hooks: list[Callback] = []
         self._digit_hooks: list[Callable[[str], object]] = []
         self._over = asyncio.Event()
+        self._entered = ""  # the queue it is in, or was
         self._queue_answered = False
         self._leg: Leg | None = None
         self._bridge: str | None = None
@@ -351,7 +352,7 @@ class CallSession:
             self._barge.set()
         for hook in self._digit_hooks:
             self._run_hook(partial(hook, digit))
-        if self._collecting is None:
+        if self._collecting is None or self._collecting[0].done is not None:
             self._digits.feed(digit)
             return
         collector, future = self._collecting
@@ -428,11 +429,23 @@ class CallSession:
         context, extension = await self._queue(queue)
         for name, value in (variables or {}).items():
             await self.set_variable(name, value)
-        await self.continue_in_dialplan(context, extension)
+        self._entered, self._queue_answered = queue, False
+        try:
+            await self.continue_in_dialplan(context, extension)
+        except BaseException:
+            self._entered = ""
+            raise
         if not wait:
             return Queued(queue, "")
         await self._over.wait()
         return Queued(queue, self.queue_status or "")
+
+    @property
+    def queue_left(self) -> str | None:
+        """How the queue was left, as far as that is known: what Asterisk said, else what was seen."""
+        if not self._entered:
+            return None
+        return self.queue_status or ("ANSWERED" if self._queue_answered else "ABANDONED")
 
     async def _queue(self, queue: str) -> tuple[str, str]:
         """Context and extension of a queue; which part of acme-uk-support is the slug, Asterisk knows."""
@@ -501,15 +514,13 @@ class CallSession:
         call."""
         self._check("bridge_with")
         await self.answer()
-        bridge = self._hub.own(self.id)
-        await self._command(requests.create_bridge(bridge, "mixing", "voxtractl"), "bridge_with")
+        bridge = await self._hub.open_bridge(self.id, [self.id, other.id])
+        ends = [asyncio.ensure_future(self.wait_ended()), asyncio.ensure_future(other.wait_ended())]
         try:
-            await self._command(requests.add_to_bridge(bridge, [self.id, other.id]), "bridge_with")
-            await asyncio.wait(
-                [asyncio.ensure_future(self._over.wait()), asyncio.ensure_future(other.wait_ended())],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for end in ends:
+                end.cancel()
             self._background(self._hub.remove_aux(bridge))
         await other.hangup()
         await self.hangup()
@@ -624,7 +635,7 @@ class CallSession:
                 return self._leg
             channel, leg = await self._media(rate, "audio_stream")
             try:
-                bridge = await self._own_bridge("audio_stream")
+                bridge = await self._own_bridge()
                 await self._command(requests.add_to_bridge(bridge, [channel]), "audio_stream")
             except BaseException:
                 await leg.close()
@@ -640,9 +651,7 @@ class CallSession:
         )
         channel, leg = await self._media(rate, "snoop")
         try:
-            bridge = self._hub.own(self.id)
-            await self._command(requests.create_bridge(bridge, "mixing", "voxtractl"), "snoop")
-            await self._command(requests.add_to_bridge(bridge, [snooped, channel]), "snoop")
+            await self._hub.open_bridge(self.id, [snooped, channel])
         except BaseException:
             await leg.close()
             raise
@@ -664,13 +673,10 @@ class CallSession:
         )
         return await opened
 
-    async def _own_bridge(self, op: str) -> str:
+    async def _own_bridge(self) -> str:
         """The bridge of this call and its media; from then on sounds are played into it."""
         if self._bridge is None:
-            bridge = self._hub.own(self.id)
-            await self._command(requests.create_bridge(bridge, "mixing", "voxtractl"), op)
-            await self._command(requests.add_to_bridge(bridge, [self.id]), op)
-            self._bridge = bridge
+            self._bridge = await self._hub.open_bridge(self.id, [self.id])
         return self._bridge
 
     def _leg_closed(self, why: str) -> None:
@@ -769,7 +775,7 @@ class CallSession:
             case "ChannelUserevent":
                 if event.get("eventname") == QUEUE_EVENT:
                     self.queue_status = event["userevent"].get("Status") or self.queue_status
-            case "ChannelEnteredBridge":
+            case "Dial" if event["dialstatus"] == "ANSWER":
                 self._queue_answered = True
 
     def _recorded(self, recording: Mapping[str, Any], *, failed: bool) -> None:
@@ -800,6 +806,7 @@ class CallSession:
     def over(self, ended: Ended) -> None:
         """The call is over: hooks run, each on its own."""
         self.ended = ended
+        self.queue_status = self.queue_left
         self.gone()
         self._resolve("up", ended)
         for leg in (*self._legs, *([self._leg] if self._leg else [])):
