@@ -50,6 +50,7 @@ __all__ = [
     "endpoint_answer",
     "event_filter",
     "external_media",
+    "get_global",
     "get_variable",
     "hangup",
     "hold",
@@ -76,6 +77,7 @@ __all__ = [
     "remove_from_bridge",
     "ring",
     "ring_stop",
+    "set_global",
     "set_variable",
     "silence_start",
     "silence_stop",
@@ -104,8 +106,10 @@ MODULES: Final[Mapping[str, str]] = {
 class Request(NamedTuple):
     """``path`` is below ``/ari``, already percent-encoded; ``query`` is not.
 
-    ``slow``: may keep Asterisk busy, so that it never goes over the websocket, where the next ones would wait
-    (a reload held them for 92 ms), or gives bytes that the websocket cannot carry.
+    ``slow``: Asterisk may take its time to answer, and over the websocket all that follow would wait with it
+    and no ping be answered; so it goes over HTTP. A reload held the next one for 92 ms; ``answer``,
+    ``set_variable`` and bridging wait until the sounds of their channel have ended (measured: an endless tone
+    holds them for ever). Or the answer is bytes, which the websocket does not carry.
     """
 
     method: str
@@ -146,6 +150,16 @@ def modules() -> Request:
 
 def module(name: str) -> Request:
     return Request("GET", f"/asterisk/modules/{quote(name, safe='')}")
+
+
+def get_global(name: str) -> Request:
+    """A global variable of the dialplan; "" when it is not set."""
+    return Request("GET", "/asterisk/variable", _query(("variable", _variable_name(name))))
+
+
+def set_global(name: str, value: object) -> Request:
+    query = _query(("variable", _variable_name(name)), ("value", _variable_value(name, value)))
+    return Request("POST", "/asterisk/variable", query)
 
 
 def reload_module(name: str) -> Request:
@@ -286,7 +300,7 @@ def app_args(args: Sequence[str]) -> str:
     if isinstance(args, str):
         raise UsageFault(f"app_args is a sequence of strings, and not one string: {args!r}")
     return ",".join(
-        re.sub(r'([\\,"])', r"\\\1", _free_text(arg, "an argument of a Stasis app")) for arg in args
+        re.sub(r'([\\,"()\[\]])', r"\\\1", _free_text(arg, "an argument of a Stasis app")) for arg in args
     )
 
 
@@ -465,7 +479,8 @@ def dial(id: str, *, caller: str | None = None, timeout: float = 30) -> Request:
 
 
 def answer(id: str) -> Request:
-    return Request("POST", _id("channels", id, "answer"))
+    """Waits while a sound is played to the channel or it is recorded; stop that first."""
+    return Request("POST", _id("channels", id, "answer"), slow=True)
 
 
 def hangup(id: str, reason: str | None = None, *, cause: int | None = None) -> Request:
@@ -497,8 +512,17 @@ def continue_in_dialplan(
 
 
 def move(id: str, app: str, args: Sequence[str] = ()) -> Request:
-    """Hand a channel in Stasis to another app, which gets a StasisStart."""
-    return Request("POST", _id("channels", id, "move"), _app_query(app, args))
+    """Hand a channel in Stasis to another app, which gets a StasisStart.
+
+    Here Asterisk cuts the arguments at every comma, drops empty ones and knows no escape (measured): such
+    arguments are refused.
+    """
+    if isinstance(args, str) or any(
+        not _free_text(arg, "an argument of a move") or "," in arg for arg in args
+    ):
+        raise UsageFault(f"a move cannot carry {args!r}: a sequence of strings, none empty or with a comma")
+    joined = ",".join(args) if args else None
+    return Request("POST", _id("channels", id, "move"), _query(("app", app), ("appArgs", joined)))
 
 
 def redirect(id: str, endpoint: str) -> Request:
@@ -599,8 +623,9 @@ def get_variable(id: str, name: str) -> Request:
 
 
 def set_variable(id: str, name: str, value: object) -> Request:
+    """Waits while a sound is played to the channel or it is recorded, as ``answer``."""
     body = {"variable": _variable_name(name), "value": _variable_value(name, value)}
-    return Request("POST", _id("channels", id, "variable"), body=body)
+    return Request("POST", _id("channels", id, "variable"), body=body, slow=True)
 
 
 def snoop(
@@ -613,6 +638,9 @@ def snoop(
     whisper: Spied | None = None,
 ) -> Request:
     """A channel in the app that hears another one (``spy``) or speaks into it (``whisper``)."""
+    if any("$" in arg for arg in app_args):
+        # Only here Asterisk expands them: ${EXTEN} came back as s, and ${SHELL(…)} would run.
+        raise UsageFault(f"the arguments of a snoop may not hold a $: {list(app_args)!r}")
     return Request(
         "POST",
         _id("channels", id, "snoop", snoop_id),
@@ -732,13 +760,15 @@ def create_bridge(id: str, type: str = "mixing", name: str = "") -> Request:
 
 
 def add_to_bridge(id: str, channels: Sequence[str], *, role: str | None = None) -> Request:
-    return Request(
-        "POST", _id("bridges", id, "addChannel"), _query(("channel", _joined(channels)), ("role", role))
-    )
+    """Waits while a sound is played to one of the channels; a channel that is recorded is refused (409)."""
+    query = _query(("channel", _joined(channels)), ("role", role))
+    return Request("POST", _id("bridges", id, "addChannel"), query, slow=True)
 
 
 def remove_from_bridge(id: str, channels: Sequence[str]) -> Request:
-    return Request("POST", _id("bridges", id, "removeChannel"), _query(("channel", _joined(channels))))
+    """Waits while a sound is played to one of the channels."""
+    query = _query(("channel", _joined(channels)))
+    return Request("POST", _id("bridges", id, "removeChannel"), query, slow=True)
 
 
 def play_bridge(id: str, playback_id: str, media: str | Sequence[str], *, lang: str | None = None) -> Request:
