@@ -28,8 +28,6 @@ def load_app(handler: str, tenant: str, base: Path) -> VoxtraApp:
     Runs the handler file: call it in a thread, for the file may do anything.
     """
     place, _, name = handler.rpartition(":")
-    if not place:
-        place, name = handler, "app"
     with _LOCK:
         token = LOADING.set(True)
         try:

@@ -330,7 +330,7 @@ class Supervisor:
 
     def _stamp(self, tenant: Tenant) -> float:
         """When the handler file was changed last; 0 for a module."""
-        place = (tenant.handler or "").rpartition(":")[0] or tenant.handler or ""
+        place = (tenant.handler or "").rpartition(":")[0]
         try:
             return (self.config.parent / Path(place).expanduser()).stat().st_mtime
         except OSError:

@@ -1,0 +1,347 @@
+"""`voxtractl run` as an operator starts it: a process of its own, a document, signals, the real Asterisk."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import NodeDocument
+from tests.live.pbx import ACME, BETA, Pbx, until
+from voxtractl.lab import Lab
+
+GAMMA = "+265999000003"
+
+WAITS = """\
+from voxtractl import VoxtraApp
+
+app = VoxtraApp()
+
+@app.default()
+async def handler(call):
+    await call.answer()
+    await call.listen_dtmf(timeout=60)
+"""
+SAYS_BYE = WAITS.replace("await call.listen_dtmf(timeout=60)", "await call.hangup()")
+# Written for the peer library: its import, its run() at the end.
+PEERS = """\
+from voxtra import VoxtraApp
+
+app = VoxtraApp(ari_url="http://127.0.0.1:1", ari_user="nobody", ari_password="nothing", app_name="other")
+
+@app.route(extension="+265999000002")
+async def beta(call):
+    await call.answer()
+    await call.hangup()
+
+app.run()
+"""
+
+
+def document(**handlers: str) -> str:
+    dids = {"acme": ACME, "beta": BETA, "gamma": GAMMA}
+    return "\n".join(
+        f'[tenants.{slug}]\ndids = ["{dids[slug]}"]\nhandler = "{handler}"\n'
+        for slug, handler in handlers.items()
+    )
+
+
+@pytest.fixture
+async def pbx(lab: Lab, node_document: NodeDocument) -> AsyncIterator[Pbx]:
+    pbx = Pbx(lab, await asyncio.to_thread(node_document))
+    pbx.write_far_contexts()
+    yield pbx
+    for row in pbx.channels():
+        pbx.ari("DELETE", f"channels/{row['id']}")
+    await pbx.empty()
+
+
+class Running:
+    """A `voxtractl run` process, its events and what it said."""
+
+    def __init__(self, pbx: Pbx, process: subprocess.Popen[str], events: Path, log: Path) -> None:
+        self.pbx, self.process, self._events, self._log = pbx, process, events, log
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._events.read_text().splitlines()]
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == name]
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    async def says(self, words: str) -> None:
+        await until(lambda: words in self.log or self.process.poll() is not None)
+        assert words in self.log, self.log
+
+    async def ends(self, code: int = 0) -> None:
+        await until(lambda: self.process.poll() is not None, most=30)
+        assert self.process.returncode == code, self.log
+
+    async def forced(self) -> None:
+        """Stop it by two signals; calls are ended, not waited for."""
+        self.process.terminate()
+        await self.says("draining")
+        self.process.terminate()
+        await self.ends()
+
+
+@asynccontextmanager
+async def running(pbx: Pbx, *words: str, number: int = 1) -> AsyncIterator[Running]:
+    folder = pbx.config.parent
+    events, log = folder / f"events-{number}.jsonl", folder / f"log-{number}"
+    events.touch()
+    with log.open("w") as stream:
+        process = subprocess.Popen(  # noqa: ASYNC220  starting takes a millisecond
+            [
+                sys.executable,
+                "-m",
+                "voxtractl",
+                "-c",
+                str(pbx.config),
+                "run",
+                "--events",
+                str(events),
+                *words,
+            ],
+            stdout=stream,
+            stderr=stream,
+            text=True,
+        )
+        run = Running(pbx, process, events, log)
+        try:
+            await run.says("serving")
+            yield run
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def write(pbx: Pbx, tenants: str, **files: str) -> None:
+    """The document's tenants and the handler files, pushed."""
+    text = pbx.config.read_text().partition("\n[tenants")[0].partition("\n[defaults")[0]
+    pbx.config.write_text(f"{text}\n{tenants}")
+    for name, content in files.items():
+        (pbx.config.parent / f"{name}.py").write_text(content)
+
+
+async def pushed(pbx: Pbx) -> None:
+    words = ("dialplan", "push", "--yes", "--allow-deletes", "9", "--allow-move")
+    await asyncio.to_thread(pbx.voxtractl, *words)
+
+
+async def test_every_tenant_has_its_own_handler_and_a_peers_file_runs_unchanged(pbx: Pbx) -> None:
+    write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=SAYS_BYE, beta=PEERS)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        await run.says("serving 2 of 2 tenants on lab")
+        pbx.call(ACME)
+        pbx.call(BETA)
+        await until(lambda: len(run.of("call_ended")) == 2)
+        ends = {event["tenant"]: event for event in run.of("call_ended")}
+        assert ends["acme"]["did"] == ACME
+        assert ends["beta"]["did"] == BETA
+        assert {end["ended_by"] for end in ends.values()} == {"handler"}
+        assert {event["node"] for event in run.events} == {"lab"}
+        run.process.terminate()
+        await run.ends()
+
+
+async def test_a_handler_that_cannot_load_costs_its_own_tenant_only(pbx: Pbx) -> None:
+    write(
+        pbx,
+        document(acme="acme.py:app", beta="broken.py:app", gamma="nowhere.py:app"),
+        acme=SAYS_BYE,
+        broken="import nothing_of_that_name\n",
+    )
+    await pushed(pbx)
+    async with running(pbx) as run:
+        await run.says("serving 1 of 3 tenants on lab; without a handler: beta, gamma")
+        assert "broken.py:1" in run.log
+        assert "No module named 'nothing_of_that_name'" in run.log
+        far = pbx.call(BETA)  # the dialplan's own fallback: cause 34
+        await until(lambda: not far.up)
+        pbx.call(ACME)
+        await until(lambda: len(run.of("call_ended")) == 1)
+        run.process.terminate()
+        await run.ends(7)
+
+
+async def test_a_handler_that_blocks_or_raises_stops_no_other_tenant(pbx: Pbx) -> None:
+    blocks = WAITS.replace("await call.listen_dtmf(timeout=60)", "import time; time.sleep(20)")
+    write(
+        pbx,
+        document(acme="acme.py:app", beta="beta.py:app", gamma="gamma.py:app"),
+        acme=SAYS_BYE,
+        beta=blocks,
+        gamma=WAITS.replace("await call.listen_dtmf(timeout=60)", "1 / 0"),
+    )
+    await pushed(pbx)
+    async with running(pbx) as run:
+        pbx.call(BETA)
+        pbx.call(GAMMA)
+        await until(lambda: run.of("handler_failed"))
+        assert run.of("handler_failed")[0]["error"] == "ZeroDivisionError: division by zero"
+        for _ in range(5):
+            pbx.call(ACME)
+        await until(lambda: len([e for e in run.of("call_ended") if e["tenant"] == "acme"]) == 5)
+        await run.says("tenant beta: its handler blocks its event loop, at ")
+        assert "beta.py:8 in" in run.log
+        await run.forced()
+        await pbx.empty()
+
+
+async def test_a_drain_lets_calls_finish_and_ends_the_rest(pbx: Pbx) -> None:
+    write(pbx, document(acme="acme.py:app"), acme=WAITS)
+    await pushed(pbx)
+    async with running(pbx, "--drain", "1") as run:
+        for _ in range(3):
+            pbx.call(ACME)
+        await until(lambda: len(run.of("call_answered")) == 3)
+        run.process.terminate()
+        await run.says("draining")
+        late = pbx.call(ACME)  # takes the fallback
+        await until(lambda: not late.up)
+        await run.ends()
+        ends = run.of("call_ended")
+        assert [end["ended_by"] for end in ends] == ["operator"] * 3
+        assert len(run.of("call_started")) == 3
+        assert "3 calls were ended" in run.log
+        await pbx.empty()
+
+
+async def test_a_changed_document_is_served_without_dropping_a_call(pbx: Pbx) -> None:
+    write(pbx, document(acme="acme.py:app"), acme=WAITS)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        far = pbx.call(ACME)
+        await until(lambda: len(run.of("call_answered")) == 1)
+        write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=SAYS_BYE, beta=SAYS_BYE)
+        await pushed(pbx)
+        run.process.send_signal(signal.SIGHUP)
+        await run.says("reloaded: 2 tenants served")
+        pbx.call(BETA)
+        pbx.call(ACME)
+        await until(lambda: len(run.of("call_ended")) == 2)
+        assert far.up
+        write(pbx, document(acme="acme.py:app") + "dids = 1\n")  # by itself, and not valid
+        await run.says("the old one stays in use")
+        write(pbx, document(beta="beta.py:app"))
+        await run.says("reloaded: 1 tenants served")
+        assert far.up
+        await run.forced()
+
+
+async def test_shared_apps_bring_the_tenant_as_an_argument(pbx: Pbx) -> None:
+    shared = '[defaults]\napps = "shared"\napp_name = "voxtra"\n'
+    write(pbx, shared + document(acme="acme.py:app", beta="beta.py:app"), acme=SAYS_BYE, beta="1 / 0\n")
+    await pushed(pbx)
+    async with running(pbx) as run:
+        pbx.call(ACME)
+        await until(lambda: len(run.of("call_ended")) == 1)
+        assert (run.events[0]["tenant"], run.events[0]["did"]) == ("acme", ACME)
+        far = pbx.call(BETA)  # nobody serves beta: its fallback, not acme's handler
+        await until(lambda: not far.up)
+        assert len(run.of("call_started")) == 1
+        run.process.terminate()
+        await run.ends(7)
+
+
+async def test_a_worker_takes_the_calls_of_one_that_died(pbx: Pbx) -> None:
+    workers = "[defaults]\nworkers = 2\n"
+    write(
+        pbx,
+        workers + document(acme="acme.py:app"),
+        acme=WAITS + "\n@app.on_adopt\nasync def adopted(call):\n    await call.listen_dtmf(timeout=60)\n",
+    )
+    await pushed(pbx)
+    async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
+        for _ in range(6):
+            pbx.call(ACME)
+        await until(lambda: len(one.of("call_answered")) + len(two.of("call_answered")) == 6)
+        theirs = len(one.of("call_started"))
+        assert theirs
+        one.process.kill()
+        await until(lambda: len(two.of("call_adopted")) == theirs, most=30)
+        assert all(event["did"] == ACME for event in two.of("call_adopted"))
+        pbx.call(ACME)
+        await until(lambda: len(two.of("call_started")) == 7)
+        await two.forced()
+
+
+async def test_health_metrics_and_a_json_log_without_secrets(pbx: Pbx) -> None:
+    leak = pbx.lab.ari_password.reveal()
+    told = f'import logging; logging.getLogger("acme").warning("the word is %s", {leak!r})'
+    write(
+        pbx,
+        document(acme="acme.py:app"),
+        acme=SAYS_BYE.replace("await call.hangup()", f"{told}; await call.hangup()"),
+    )
+    await pushed(pbx)
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    async with running(pbx, "--monitor", str(port), "--log-json", "-v") as run:
+        pbx.call(ACME)
+        await until(lambda: len(run.of("call_ended")) == 1)
+        assert get(port, "healthz") == (200, "ok\n")
+        assert get(port, "readyz") == (200, "ready\n")
+        status, text = get(port, "metrics")
+        assert status == 200
+        assert 'voxtractl_calls_started_total{direction="inbound",node="lab",tenant="acme"} 1.0' in text
+        assert 'disposition="answered",ended_by="handler"' in text
+        assert 'voxtractl_node_connected{node="lab"} 1.0' in text
+        run.process.terminate()
+        await run.ends()
+        assert leak not in run.log
+        lines = [json.loads(line) for line in run.log.splitlines() if line.startswith("{")]
+        (line,) = [line for line in lines if line["logger"] == "acme"]
+        assert line["message"] == "the word is ****"
+        assert (line["level"], line["tenant"]) == ("warning", "acme")
+        assert line["call_id"] == run.events[0]["call_id"]
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["nobody"], 2, "there is no tenant 'nobody'"),
+        (["--worker", "3/2"], 2, "not a process of several"),
+        (["--worker", "1/3"], 2, "workers = 1"),
+        (["--events", "/nowhere/x"], 2, "--events /nowhere/x"),
+    ],
+)
+async def test_what_cannot_be_served_is_told_before_anything_starts(
+    pbx: Pbx, words: list[str], code: int, says: str
+) -> None:
+    write(pbx, document(acme="acme.py:app"), acme=WAITS)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "voxtractl", "-c", str(pbx.config), "run", *words],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+    )
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
