@@ -324,8 +324,8 @@ async def test_a_line_that_sends_nothing_after_the_speech_is_silent() -> None:
 
 async def test_a_line_that_sends_nothing_may_reach_the_most_too() -> None:
     async with MemoryLeg(8000, keep=60.0) as leg:
-        said_to(leg, spoken(UNDERSTOOD[1]))
-        words = await hear(leg, Ear(), timeout=5.0, silence=60.0, most=2.5)
+        said_to(leg, spoken("Yes."))
+        words = await hear(leg, Ear(), timeout=5.0, silence=60.0, most=1.2)
         assert words.ended_by == "most"
 
 

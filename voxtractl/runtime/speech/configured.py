@@ -88,15 +88,18 @@ def _openai(url: str, options: Mapping[str, str], base: Path) -> OpenAISpeech:
     elif "key_file" in options:
         key = SecretRef("file", (options["key_file"],), "the speech provider's key_file").resolve(base)
     timeout = _number(options, "timeout")
-    return OpenAISpeech(
-        url,
-        model=options["model"],
-        voice=options.get("voice", ""),
-        language=options.get("language", ""),
-        api_key=key,
-        response_format="wav" if kind == "wav" else "pcm",
-        timeout=10.0 if timeout is None else timeout,
-    )
+    try:
+        return OpenAISpeech(
+            url,
+            model=options["model"],
+            voice=options.get("voice", ""),
+            language=options.get("language", ""),
+            api_key=key,
+            response_format="wav" if kind == "wav" else "pcm",
+            timeout=10.0 if timeout is None else timeout,
+        )
+    except ValueError as exc:
+        raise _refused(str(exc)) from exc
 
 
 def _known(options: Mapping[str, str], known: frozenset[str]) -> None:

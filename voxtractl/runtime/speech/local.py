@@ -150,7 +150,7 @@ class PocketsphinxRecognizer:
             return
         with suppress(ProcessLookupError):
             process.kill()
-        await process.communicate()  # to the end of its pipes
+        await process.wait()  # who waits for an answer meanwhile reads the end of it
 
     async def _ask(self, pcm: bytes) -> str:
         """The words in sound of 16 kHz; a process that failed, or was not waited for, is ended."""

@@ -1,5 +1,5 @@
-"""Speech from any server with the OpenAI audio API: OpenAI's own, or one of yours (whisper.cpp, Speaches,
-Kokoro …).
+"""Speech from any server with the OpenAI audio API: their own, or one of yours (whisper.cpp, Speaches,
+Kokoro).
 
     POST {url}/audio/speech          {"model", "voice", "input", "response_format"} → PCM or WAV as it is made
     POST {url}/audio/transcriptions  multipart: file (WAV), model, language         → {"text", "language"?}
@@ -72,6 +72,8 @@ class OpenAISpeech:
         if "@" in parts.netloc or parts.query or parts.fragment:
             # It stands in every error; a key in it would too.
             raise ValueError("the URL of a speech server holds no password and no query")
+        if api_key is not None and not (api_key.reveal().isascii() and api_key.reveal().isprintable()):
+            raise ValueError("the API key holds a character that no HTTP header carries")
         self.url = url.rstrip("/")
         self._model, self._voice, self._language = model, voice, language
         self._api_key = api_key
@@ -131,28 +133,28 @@ class OpenAISpeech:
         form.add_field("response_format", "json")
         if self._language:
             form.add_field("language", self._language)
+        body = bytearray()
+        times = aiohttp.ClientTimeout(total=self._timeout)
         try:
-            async with self._client().post(url, data=form, allow_redirects=False) as answer:
+            async with self._client().post(url, data=form, timeout=times, allow_redirects=False) as answer:
                 self._check(url, answer)
-                body = await answer.content.read(ANSWER_MAX)
-                while not answer.content.at_eof():
-                    if len(body) >= ANSWER_MAX:
-                        self._fail(url, "answered with more than a megabyte")
-                    body += await answer.content.read(ANSWER_MAX)
+                async for piece in answer.content.iter_any():
+                    body += piece
+                    if len(body) > ANSWER_MAX:
+                        self._fail(url, f"answered with more than {ANSWER_MAX} bytes")
         except TimeoutError as exc:
-            self._fail(url, f"did not go on answering within {self._timeout:g} s", exc)
+            self._fail(url, f"did not answer within {self._timeout:g} s", exc)
         except aiohttp.ClientError as exc:
             self._fail(url, f"the connection failed ({type(exc).__name__})", exc)
         return self._words(url, body)
 
-    def _words(self, url: str, body: bytes) -> Transcript:
+    def _words(self, url: str, body: bytes | bytearray) -> Transcript:
         try:
             told = json.loads(body)
-        except ValueError as exc:
-            self._fail(url, "answered with something that is not JSON", exc)
-        text = told.get("text") if isinstance(told, dict) else None
-        if not isinstance(text, str):
-            self._fail(url, 'answered without "text"')
+        except (ValueError, RecursionError):
+            told = None  # the error of json holds the whole answer, so it goes no further
+        if not isinstance(told, dict) or not isinstance(text := told.get("text"), str):
+            self._fail(url, 'answered with something that is no JSON with "text"')
         language = told.get("language")
         return Transcript(text.strip(), language=language if isinstance(language, str) else None)
 
