@@ -39,7 +39,8 @@ def measure(ground: Ground) -> list[Figure]:
                 target=1.0,
                 spread=f"{found['received']} received, {found['expected']} expected,"
                 f" {found['late']} sent late, {found['dropped']} dropped;"
-                f" gaps p50 {found['gap_p50']:.1f}, p99 {found['gap_p99']:.1f}, longest {found['gap_max']:.0f} ms",
+                f" gaps p50 {found['gap_p50']:.1f}, p99 {found['gap_p99']:.1f},"
+                f" longest {found['gap_max']:.0f} ms",
                 how=how,
             ),
             Figure(

@@ -259,7 +259,8 @@ class Clock:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, leg: "PacedLeg") -> None:
-        self._new.add(leg)
+        if leg not in self._legs:
+            self._new.add(leg)
         if self._timer is None:
             self._next = self._loop.time()
             self._timer = self._loop.call_at(self._next, self._tick)
@@ -293,7 +294,7 @@ class PacedLeg(Leg):
         self._frames: deque[bytes] = deque()
         self._tail = b""  # less than a frame
         self._tail_held = False  # for one tick already
-        self._ticking = False
+        self._playing = False  # until one tick after the last frame
         self._drains: list[asyncio.Future[None]] = []
         self._low = self._backlog * 3 // 4  # send() goes on here, not at each frame
 
@@ -307,20 +308,20 @@ class PacedLeg(Leg):
             and len(self._frames) * self._frame_bytes < self._backlog
         ):
             self._frames.append(pcm)
-            if not self._ticking:
+            if not self._playing:
                 self._start()
             return
         await super().send(pcm)
 
     async def drained(self) -> None:
-        if self._ticking:
+        if self._playing:
             waiter = self._loop.create_future()
             self._drains.append(waiter)
             await waiter
         self._must_be_open("play sound")
 
     def tick(self, due: int) -> None:
-        """By the clock: send as many frames as are due; leave it one tick after the last of them."""
+        """By the clock: send as many frames as are due."""
         frames = self._frames
         late = 0
         while due and frames:
@@ -332,7 +333,8 @@ class PacedLeg(Leg):
         if not due or self._unsent:
             return
         if not self._tail:
-            self._rest()
+            self._played()
+            self._idle()
         elif self._tail_held:
             tail, self._tail = self._tail, b""
             self._send_frame(tail.ljust(self._frame_bytes, b"\0"), 0)
@@ -351,13 +353,18 @@ class PacedLeg(Leg):
             self.counters.dropped += 1
 
     def _start(self) -> None:
-        self._ticking = True
+        self._playing = True
         self._clock.add(self)
 
-    def _rest(self) -> None:
-        if self._ticking:
-            self._ticking = False
-            self._clock.discard(self)
+    def _idle(self) -> None:
+        """A tick with nothing to send."""
+        self._clock.discard(self)
+
+    def _played(self) -> None:
+        """All that was sent is over, or forgotten."""
+        if not self._playing:
+            return
+        self._playing = False
         drains, self._drains = self._drains, []
         for waiter in drains:
             if not waiter.done():
@@ -373,13 +380,15 @@ class PacedLeg(Leg):
         self._frames.extend(pcm[at : at + size] for at in range(0, whole, size))
         self._tail = pcm[whole:]
         self._tail_held = False
-        if not self._ticking:
+        if not self._playing:
             self._start()
 
     def _forget(self) -> None:
         self._frames.clear()
         self._tail = b""
-        self._rest()
+        self._played()
+        if self.why is not None:
+            self._clock.discard(self)
 
 
 class MemoryLeg(PacedLeg):

@@ -28,6 +28,7 @@ __all__ = ["AudioServer", "AudioSocketLeg"]
 
 UUID_SECONDS: Final = 2.0  # Asterisk names it with its first packet
 NAMELESS_MAX: Final = 256  # connections at once that have not named their UUID; Asterisk makes 200 a second
+QUIET: Final = 3  # ticks without sound until silence is sent: no gaps in sound that comes a little late
 GOODBYE_SECONDS: Final = 2.0  # for Asterisk to end a connection after our hangup: about 1 ms was measured
 READ_MAX: Final = 65536  # bytes of one read; a frame of 20 ms has 323 to 7683
 HOST_MAX: Final = 49  # characters of external_host that Asterisk keeps
@@ -178,7 +179,10 @@ class AudioServer:
 class AudioSocketLeg(PacedLeg):
     """A leg over AudioSocket. Made by ``AudioServer.expect``.
 
-    Asterisk needs no sound from us to keep it: a leg that says nothing costs nothing and stays up.
+    It sends silence when there is nothing else to send, and it must: Asterisk now and then reads a leg that
+    has sent nothing, with its channel locked, and waits until something comes. Whoever makes a channel waits
+    for that lock. In every third run with 300 quiet legs one did so, and Asterisk made no channel any more
+    (22.10.1, by its stacks; src/res_audiosocket.c, the header's loop; __ast_channel_alloc asks all channels).
     """
 
     def __init__(
@@ -196,7 +200,9 @@ class AudioSocketLeg(PacedLeg):
         self.leg_id = leg_id
         self._server = server
         self._kind = RATES[rate]
-        self._header = encode(self._kind, bytes(frame_bytes(rate)))[:3]
+        self._silence = bytes(frame_bytes(rate))
+        self._header = encode(self._kind, self._silence)[:3]
+        self._idle_ticks = QUIET
         self._transport: asyncio.Transport | None = None
         self._connection: _Connection | None = None
         self._met: asyncio.Future[None] = self._loop.create_future()
@@ -230,8 +236,7 @@ class AudioSocketLeg(PacedLeg):
     def _connect(self, connection: "_Connection", transport: asyncio.Transport) -> None:
         self._connection, self._transport = connection, transport
         self._end_wait()
-        if self._ticking:  # sound has waited for this
-            self._clock.add(self)
+        self._clock.add(self)
 
     def _take(self, frames: list[Frame]) -> None:
         """What Asterisk says. Raises RemoteProtocolError for what it may not say now."""
@@ -257,9 +262,15 @@ class AudioSocketLeg(PacedLeg):
                 )
 
     def _start(self) -> None:
-        self._ticking = True
-        if self._transport is not None:
+        self._playing = True
+        self._idle_ticks = 0
+        if self._transport is not None:  # else the sound waits for it
             self._clock.add(self)
+
+    def _idle(self) -> None:
+        self._idle_ticks += 1
+        if self._idle_ticks >= QUIET:
+            self._write(self._silence)
 
     def _write(self, frame: bytes) -> bool:
         # Asterisk reads a payload with 5 ms of patience and a header with none at all, blocking its channel.

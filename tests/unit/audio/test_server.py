@@ -28,9 +28,13 @@ class Peer:
     def write(self, data: bytes) -> None:
         self.writer.write(data)
 
-    async def frame(self) -> tuple[int, bytes]:
-        kind, length = struct.unpack(">BH", await self.reader.readexactly(3))
-        return kind, await self.reader.readexactly(length)
+    async def frame(self, *, silence: bool = False) -> tuple[int, bytes]:
+        """The next frame; silence is passed over unless it is wanted."""
+        while True:
+            kind, length = struct.unpack(">BH", await self.reader.readexactly(3))
+            payload = await self.reader.readexactly(length)
+            if silence or kind == 0x00 or any(payload):
+                return kind, payload
 
     async def is_dropped(self) -> None:
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
@@ -187,6 +191,20 @@ async def test_only_whole_frames_are_written_and_the_rest_is_dropped_when_nobody
             peer.reader._transport.resume_reading()  # type: ignore[attr-defined]
             for _ in range(leg.counters.sent):
                 assert await peer.frame() == (0x18, frame)
+
+
+async def test_a_leg_with_nothing_to_say_sends_silence_from_the_first_moment() -> None:
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID))
+            for _ in range(3):
+                assert await peer.frame(silence=True) == (0x10, bytes(320))
+            await leg.send(b"ab" * 160)
+            await leg.drained()
+            assert await peer.frame() == (0x10, b"ab" * 160)
+            assert await peer.frame(silence=True) == (0x10, bytes(320))
+            assert leg.counters.sent == 1  # silence is no frame of ours
 
 
 async def test_sound_sent_before_asterisk_connects_waits_for_it() -> None:
