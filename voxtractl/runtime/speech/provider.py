@@ -2,13 +2,13 @@
 
 A provider is any object of this shape. It serves many calls at once on one event loop and never blocks it.
 What it cannot do it says with SpeechUnavailable. One with a connection or a process to end has ``async
-close()`` too (``closing`` calls it where there is one).
+close()`` too; who made it closes it.
 """
 
 from collections.abc import AsyncIterator
 from typing import Literal, Protocol, Self, runtime_checkable
 
-__all__ = ["EndedBy", "SpeechToText", "TextToSpeech", "Transcript", "closing"]
+__all__ = ["EndedBy", "SpeechToText", "TextToSpeech", "Transcript"]
 
 EndedBy = Literal["silence", "most", "timeout"]
 
@@ -63,10 +63,3 @@ class SpeechToText(Protocol):
         Raises SpeechUnavailable.
         """
         ...
-
-
-async def closing(provider: object) -> None:
-    """Close a provider that can be closed."""
-    close = getattr(provider, "close", None)
-    if close is not None:
-        await close()
