@@ -41,7 +41,9 @@ __all__ = ["EventStream", "State"]
 
 log = logging.getLogger(__name__)
 
-LINE_MAX: Final = 4096  # bytes of the request line in Asterisk's main/http.c; a longer one is a 400
+LINE_MAX: Final = (
+    4095  # bytes of the request line with its end that Asterisk takes; one more is a 400 (measured)
+)
 MESSAGE_MAX: Final = 65_535  # bytes; Asterisk drops the connection at a longer one (measured)
 ANSWER_MAX: Final = (
     64 * 1024 * 1024
@@ -262,7 +264,7 @@ class EventStream:
                 raise self._auth_failed("wrong name or password", 401) from None
             if exc.status == 403:
                 raise self._auth_failed("it may not have events", 403) from None
-            raise self._unreachable(f"it answers the websocket with {exc.status} {exc.message}") from None
+            raise self._unreachable(f"it answers the websocket with {exc.status}") from None
         except TimeoutError as exc:
             raise self._unreachable(f"no answer to the websocket within {HANDSHAKE:.0f} s") from exc
         except (aiohttp.ClientError, OSError) as exc:

@@ -1,0 +1,75 @@
+"""A TCP proxy in front of an Asterisk, to cut or to freeze what goes through it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+__all__ = ["Proxy", "proxy"]
+
+
+class Proxy:
+    """Carries bytes both ways between whoever connects and ``port`` on loopback."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.url = ""
+        self.connections = 0
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+
+    def cut(self) -> None:
+        """End every connection as a network does: without a farewell."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def freeze(self) -> None:
+        """Carry nothing any more, and keep every connection."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        self._flowing.set()
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.add(writer)
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):  # nobody is there
+            far_reader, far = await asyncio.open_connection("127.0.0.1", self.port)
+            self._writers.add(far)
+            await asyncio.gather(self._carry(reader, far), self._carry(far_reader, writer))
+        writer.transport.abort()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):  # it was cut
+            while data := await reader.read(65_536):
+                await self._flowing.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()  # its own reader ends by that, and so the other way
+
+    async def end(self) -> None:
+        self.thaw()
+        self.cut()
+        while self._serving:
+            await asyncio.wait(set(self._serving))
+        for writer in self._writers:
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+@asynccontextmanager
+async def proxy(port: int) -> AsyncIterator[Proxy]:
+    found = Proxy(port)
+    server = await asyncio.start_server(found.accept, "127.0.0.1", 0)
+    found.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield found
+    finally:
+        server.close()
+        await found.end()
