@@ -291,6 +291,7 @@ class EventStream:
                 await asyncio.wait([reader])
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> str:
+        """Read until the connection ends; returns why. Raises AppReplaced."""
         while True:
             message = await socket.receive()
             self._heard = True
@@ -298,25 +299,28 @@ class EventStream:
                 try:
                     event = loads(message.data)
                     kind = event["type"]
+                    if kind == "RESTResponse":
+                        self._answered(event)
+                        continue
                 except (ValueError, KeyError, TypeError):
                     return "what came is no event of ARI"
-                if kind == "RESTResponse":
-                    self._answered(event)
-                elif kind == "ApplicationReplaced":
-                    raise AppReplaced(
-                        f"another process took the Stasis app {event['application']!r}: its calls go there",
-                        where=self.url,
-                        hint="end one of the two, or give each an app of its own",
-                    )
-                else:
-                    try:
-                        self._on_event(event)
-                    except Exception:  # the caller's own code: no event may end the stream
-                        log.exception("an event of type %s was not handled", kind)
+                self._happened(kind, event)
             elif message.type is WSMsgType.PING:
                 await _send(socket, socket.pong(message.data))
             elif message.type is not WSMsgType.PONG:
                 return f"Asterisk closed it ({socket.close_code})" if socket.close_code else "it was cut"
+
+    def _happened(self, kind: str, event: Any) -> None:
+        if kind == "ApplicationReplaced":
+            raise AppReplaced(
+                f"another process took the Stasis app {event.get('application')!r}: its calls go there",
+                where=self.url,
+                hint="end one of the two, or give each an app of its own",
+            )
+        try:
+            self._on_event(event)
+        except Exception:  # the caller's own code: no event may end the stream
+            log.exception("an event of type %s was not handled", kind)
 
     def _lose(self) -> None:
         """What was on the way has no answer any more."""

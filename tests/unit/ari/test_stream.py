@@ -1,0 +1,376 @@
+"""The event stream before servers that Asterisk is not: old ones, rude ones, wrong ones.
+The real one: tests/live/test_ari_stream.py."""
+
+import asyncio
+import json
+from base64 import b64decode
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import WSMsgType, web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxtractl.ari import requests
+from voxtractl.ari.backoff import Backoff
+from voxtractl.ari.requests import Request
+from voxtractl.ari.stream import MESSAGE_MAX, EventStream, State, _message
+from voxtractl.errors import AriAuthFailed, AriUnreachable, UsageFault
+from voxtractl.settings import Secret
+
+SOON = Backoff(first=0.001, most=0.01)
+Script = Callable[[web.WebSocketResponse], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_get("/ari/events", handler)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def scripted(*scripts: Script) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """A handler that runs one script for each connection, the last one for all that follow."""
+    rest = list(scripts)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(autoping=False)
+        await socket.prepare(request)
+        await (rest.pop(0) if len(rest) > 1 else rest[0])(socket)
+        return socket
+
+    return handle
+
+
+async def mute(socket: web.WebSocketResponse) -> None:
+    """Asterisk before 20.14: pings are answered, requests are read and forgotten."""
+    async for message in socket:
+        if message.type is WSMsgType.PING:
+            await socket.pong(message.data)
+
+
+def answered(asked: dict[str, Any], body: object = None, status: int = 200) -> str:
+    return json.dumps(
+        {
+            "type": "RESTResponse",
+            "request_id": asked["request_id"],
+            "status_code": status,
+            "message_body": json.dumps(body),
+        }
+    )
+
+
+async def polite(socket: web.WebSocketResponse) -> None:
+    async for message in socket:
+        if message.type is WSMsgType.TEXT:
+            asked = json.loads(message.data)
+            await socket.send_str(answered(asked, {"uri": asked["uri"]}))
+        elif message.type is WSMsgType.PING:
+            await socket.pong(message.data)
+
+
+class Told:
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[Any] = asyncio.Queue()
+        self.downs: asyncio.Queue[str] = asyncio.Queue()
+        self.ups: asyncio.Queue[None] = asyncio.Queue()
+
+    async def up(self) -> None:
+        self.ups.put_nowait(None)
+
+
+@asynccontextmanager
+async def streaming(url: str, **more: Any) -> AsyncIterator[tuple[EventStream, Told]]:
+    told = Told()
+    words: dict[str, Any] = {
+        "on_event": told.events.put_nowait,
+        "on_up": told.up,
+        "on_down": told.downs.put_nowait,
+        "backoff": SOON,
+    } | more
+    stream = EventStream(url, "user", "secret", ["app"], **words)
+    await stream.start()
+    try:
+        yield stream, told
+    finally:
+        await stream.close()
+
+
+# --- requests -----------------------------------------------------------------------------------------------
+
+
+async def test_an_old_asterisk_is_asked_over_http() -> None:
+    async with serving(scripted(mute)) as url, streaming(url) as (stream, _):
+        assert stream.connected
+        assert not stream.takes(requests.ping())
+        with pytest.raises(AriUnreachable, match=r"no answer within 0 s.*unknown"):
+            await stream.ask(requests.ping(), timeout=0.05)
+        assert not stream.takes(requests.ping())
+
+
+async def test_what_the_stream_takes() -> None:
+    async with serving(scripted(polite)) as url, streaming(url) as (stream, _):
+        await stream.ask(requests.ping())
+        assert stream.takes(requests.ping())
+        assert not stream.takes(requests.reload_module("x.so"))
+        big = Request("POST", "/x", body={"y": "z" * MESSAGE_MAX})
+        assert not stream.takes(big)
+        with pytest.raises(UsageFault, match="a websocket takes 65535"):
+            await stream.ask(big)
+    assert not stream.takes(requests.ping())
+
+
+async def test_answers_in_any_order_find_their_requests() -> None:
+    async def backwards(socket: web.WebSocketResponse) -> None:
+        asked = [json.loads(await socket.receive_str()) for _ in range(11)]
+        for one in reversed(asked):
+            await socket.send_str(answered(one, one["uri"]))
+        await mute(socket)
+
+    async with serving(scripted(backwards)) as url, streaming(url) as (stream, _):
+        answers = await asyncio.gather(*(stream.ask(requests.channel(str(n))) for n in range(10)))
+        assert [answer.body for answer in answers] == [f"channels/{n}" for n in range(10)]
+
+
+async def test_a_late_answer_is_nobodys() -> None:
+    go = asyncio.Event()
+
+    async def late(socket: web.WebSocketResponse) -> None:
+        asked = [json.loads(await socket.receive_str()) for _ in range(2)]
+        await go.wait()
+        for one in asked:
+            await socket.send_str(answered(one))
+        await polite(socket)
+
+    async with serving(scripted(late)) as url, streaming(url) as (stream, _):
+        with pytest.raises(AriUnreachable):
+            await stream.ask(requests.ping(), timeout=0.02)
+        go.set()
+        assert (await stream.ask(requests.channels())).body == {"uri": "channels"}
+
+
+@given(
+    st.text(max_size=20),
+    st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), max_size=3),
+    st.none() | st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3),
+)
+def test_a_message_holds_the_whole_request(
+    path: str, query: list[tuple[str, str]], body: dict[str, str] | None
+) -> None:
+    text = _message(Request("POST", "/" + path, tuple(query), body), "7")
+    assert text.isascii()
+    message = json.loads(text)
+    assert (message["type"], message["request_id"], message["uri"]) == ("RESTRequest", "7", path)
+    assert [(p["name"], p["value"]) for p in message.get("query_strings", [])] == query
+    assert (json.loads(message["message_body"]) if body is not None else None) == body
+
+
+# --- events -------------------------------------------------------------------------------------------------
+
+
+async def test_an_exception_in_on_event_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def three(socket: web.WebSocketResponse) -> None:
+        for n in range(3):
+            await socket.send_str(json.dumps({"type": "StasisEnd", "n": n}))
+        await mute(socket)
+
+    seen: asyncio.Queue[Any] = asyncio.Queue()
+
+    def fussy(event: Any) -> None:
+        seen.put_nowait(event["n"])
+        if event["n"] == 1:
+            raise KeyError("not for me")
+
+    async with serving(scripted(three)) as url, streaming(url, on_event=fussy) as (stream, _):
+        assert [await seen.get() for _ in range(3)] == [0, 1, 2]
+        assert stream.connected
+    assert "an event of type StasisEnd was not handled" in caplog.text
+
+
+async def test_exceptions_in_the_other_callbacks_end_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    again = asyncio.Event()
+
+    async def short(socket: web.WebSocketResponse) -> None:
+        await socket.close()
+
+    async def long(socket: web.WebSocketResponse) -> None:
+        again.set()
+        await mute(socket)
+
+    async def up() -> None:
+        raise RuntimeError("up")
+
+    def down(reason: str) -> None:
+        raise RuntimeError(reason)
+
+    async with serving(scripted(short, short, long)) as url, streaming(url, on_up=up, on_down=down):
+        await again.wait()
+    assert "on_up of the event stream" in caplog.text
+    assert "on_down of the event stream" in caplog.text
+
+
+@pytest.mark.parametrize("rubbish", ["", "{", "[]", "7", '{"kind": "x"}', "\0"])
+async def test_rubbish_is_a_lost_connection_and_not_the_end(rubbish: str) -> None:
+    async def rude(socket: web.WebSocketResponse) -> None:
+        await socket.send_str(rubbish)
+        await mute(socket)
+
+    async with serving(scripted(rude, polite)) as url, streaming(url) as (stream, told):
+        assert "no event of ARI" in await told.downs.get()
+        await told.ups.get()
+        assert (await stream.ask(requests.ping())).status == 200
+
+
+async def test_an_answer_that_is_none_is_a_lost_connection() -> None:
+    async def rude(socket: web.WebSocketResponse) -> None:
+        await socket.send_str('{"type": "RESTResponse"}')
+        await mute(socket)
+
+    async with serving(scripted(rude, polite)) as url, streaming(url) as (_, told):
+        assert "no event of ARI" in await told.downs.get()
+        await told.ups.get()
+
+
+async def test_on_up_is_ended_by_the_next_loss() -> None:
+    lose = asyncio.Event()
+    ended: asyncio.Queue[str] = asyncio.Queue()
+
+    async def short(socket: web.WebSocketResponse) -> None:
+        await socket.close()
+
+    async def until_told(socket: web.WebSocketResponse) -> None:
+        await lose.wait()
+        await socket.close()
+
+    async def up() -> None:
+        lose.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.put_nowait("cancelled")
+            raise
+
+    async with serving(scripted(short, until_told, mute)) as url, streaming(url, on_up=up):
+        assert await ended.get() == "cancelled"
+
+
+async def test_pings_of_the_other_side_are_answered() -> None:
+    pong: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def pinging(socket: web.WebSocketResponse) -> None:
+        await socket.ping(b"there?")
+        async for message in socket:
+            if message.type is WSMsgType.PONG and not pong.done():
+                pong.set_result(message.data)
+
+    async with serving(scripted(pinging)) as url, streaming(url):
+        assert await pong == b"there?"
+
+
+# --- connecting ---------------------------------------------------------------------------------------------
+
+
+async def test_the_password_goes_into_the_header_and_nowhere_else() -> None:
+    seen: list[web.Request] = []
+
+    async def look(request: web.Request) -> web.StreamResponse:
+        seen.append(request)
+        return await scripted(mute)(request)
+
+    async with serving(look) as url:
+        stream = EventStream(url, "user", Secret("pä:ss"), ["a b", "c"], on_event=lambda event: None)
+        await stream.start()
+        await stream.close()
+    (request,) = seen
+    assert request.query == {"app": "a b,c"}
+    assert "ss" not in request.path_qs
+    assert b64decode(request.headers["Authorization"].removeprefix("Basic ")).decode() == "user:pä:ss"
+    assert "Sec-WebSocket-Extensions" not in request.headers  # nothing is compressed
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refusal_is_final_and_shows_no_password(status: int) -> None:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status)
+
+    async with serving(refuse) as url:
+        stream = EventStream(url, "user", "secret", ["app"], on_event=lambda event: None, timeout=3600)
+        with pytest.raises(AriAuthFailed) as failed:
+            await stream.start()
+    assert failed.value.status == status
+    assert stream.state is State.FAILED
+    assert failed.value.__cause__ is None
+    assert failed.value.__suppress_context__
+
+
+@pytest.mark.parametrize("status", [200, 404, 500, 503])
+async def test_what_is_no_websocket_is_tried_again_and_told_with_its_status(status: int) -> None:
+    tries = 0
+
+    async def other(request: web.Request) -> web.StreamResponse:
+        nonlocal tries
+        tries += 1
+        return web.Response(status=status)
+
+    async with serving(other) as url:
+        stream = EventStream(
+            url, "user", "secret", ["app"], on_event=lambda event: None, timeout=0.3, backoff=SOON
+        )
+        with pytest.raises(AriUnreachable, match=str(status)):
+            await stream.start()
+    assert tries > 1
+
+
+async def test_start_can_be_given_up() -> None:
+    asked = asyncio.Event()
+
+    async def never(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with serving(never) as url:
+        stream = EventStream(url, "user", "secret", ["app"], on_event=lambda event: None)
+        starting = asyncio.create_task(stream.start())
+        await asked.wait()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    assert stream.state is State.CLOSED
+
+
+@pytest.mark.parametrize(
+    ("apps", "why"),
+    [
+        ([], "at least one"),
+        ([""], "no name"),
+        (["a,b"], "no name"),
+        (["x" * 74], "no name"),
+        (["ö" * 37], "no name"),
+        (["x" * 70] * 60, "60 apps make a request line of"),
+    ],
+)
+def test_names_that_asterisk_cannot_take(apps: list[str], why: str) -> None:
+    with pytest.raises(UsageFault, match=why):
+        EventStream("http://127.0.0.1:1", "u", "p", apps, on_event=lambda event: None)
+
+
+async def test_close_before_start_and_start_twice() -> None:
+    async with serving(scripted(mute)) as url:
+        stream = EventStream(url, "u", "p", ["app"], on_event=lambda event: None)
+        await stream.start()
+        with pytest.raises(RuntimeError, match="it is up"):
+            await stream.start()
+        await stream.close()
+        unused = EventStream(url, "u", "p", ["app"], on_event=lambda event: None)
+        await unused.close()
+        assert await unused.wait_failed() is None
