@@ -327,6 +327,8 @@ def get(port: int, path: str) -> tuple[int, str]:
     ("words", "code", "says"),
     [
         (["nobody"], 2, "there is no tenant 'nobody'"),
+        (["beta"], 3, "the handler file of beta does not exist"),
+        (["gamma"], 2, "has a handler to run"),
         (["--worker", "3/2"], 2, "not a process of several"),
         (["--worker", "1/3"], 2, "workers = 1"),
         (["--events", "/nowhere/x"], 2, "--events /nowhere/x"),
@@ -335,7 +337,8 @@ def get(port: int, path: str) -> tuple[int, str]:
 async def test_what_cannot_be_served_is_told_before_anything_starts(
     pbx: Pbx, words: list[str], code: int, says: str
 ) -> None:
-    write(pbx, document(acme="acme.py:app"), acme=WAITS)
+    nobody = f'[tenants.gamma]\ndids = ["{GAMMA}"]\n'
+    write(pbx, document(acme="acme.py:app", beta="beta.py:app") + nobody, acme=WAITS)
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "voxtractl", "-c", str(pbx.config), "run", *words],

@@ -68,7 +68,15 @@ def run(
         logs.configure(as_json=log_json, verbose=settings.verbose, secrets=supervisor.secrets())
         if counters is not None:
             counters.supervisor = supervisor
+        calls = [0]
+        supervisor.listen(lambda event: _count(event, calls))
         wait(_serve(supervisor, counters, monitor, drain))
+        if events != "-":
+            show.emit({"calls": calls[0]}, f"{calls[0]} calls served")
+
+
+def _count(event: Mapping[str, Any], calls: list[int]) -> None:
+    calls[0] += event["event"] == "call_ended"
 
 
 def _worker(text: str | None) -> "Worker | None":

@@ -131,7 +131,7 @@ class Supervisor:
         self.served: dict[str, _Served] = {}
         self.faults: dict[str, HandlerFault] = {}
         self._only, self._nodes = tuple(tenants), tuple(nodes)
-        self._sinks = tuple(sinks)
+        self._sinks = list(sinks)
         self._timeout = timeout
         self._fleet = Fleet()
         self._sources: object = None
@@ -167,7 +167,15 @@ class Supervisor:
                 f" workers = {self._fleet.defaults.workers}",
                 hint="the dialplan tries as many workers as the document says; push it first",
             )
-        await self._load(self._wanted(self._fleet))
+        wanted = self._wanted(self._fleet)
+        if not wanted:
+            raise UsageFault(
+                f"no tenant of {self.config} has a handler to run",
+                hint='voxtractl tenant set NAME handler="handlers/NAME.py:app"',
+            )
+        await self._load(wanted)
+        if not self.served:
+            raise next(iter(self.faults.values()))
         try:
             await asyncio.gather(*(hub.start() for hub in self.hubs.values()))
         except BaseException:
@@ -214,6 +222,10 @@ class Supervisor:
             futures = [future for future in futures if not future.done()]
             if not futures:
                 await asyncio.get_running_loop().create_future()  # all were stopped by us: wait for ever
+
+    def listen(self, sink: Sink) -> None:
+        """One more sink; before ``start``."""
+        self._sinks.append(sink)
 
     def sentence(self) -> str:
         """What is served, in one line."""
