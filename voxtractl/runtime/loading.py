@@ -84,11 +84,8 @@ def _module(place: str, tenant: str, base: Path) -> ModuleType:
                 where=place,
                 hint="is it installed?",
             )
-        spec = importlib.util.spec_from_file_location(name, found.origin)
-        if spec is not None and "." in place:
-            # Relative imports of a module in a package lead to that package.
-            spec = ModuleSpec(place, spec.loader, origin=found.origin)
-            spec.has_location = True
+        # Its own name, so that relative imports lead to its package; another module object for each tenant.
+        spec = importlib.util.spec_from_file_location(place, found.origin)
     if spec is None or spec.loader is None:
         raise HandlerFault(f"{place} is no Python file", tenant=tenant, where=place)
     return _run(spec, name, folder)
@@ -100,7 +97,7 @@ def _run(spec: ModuleSpec, name: str, folder: str) -> ModuleType:
     _know_peer()
     module = importlib.util.module_from_spec(spec)
     before = set(sys.modules)
-    sys.modules[name] = module
+    sys.modules[name] = module  # pickle and dataclasses look it up there
     sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)

@@ -1,0 +1,62 @@
+"""The log: tenant and call on every line, and stars for every secret, in tracebacks too."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from voxtractl.runtime import logs
+from voxtractl.runtime.app import CALL, TENANT
+from voxtractl.settings import Secret
+
+CANARY = "canary-9c41"
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield io.StringIO()
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+def test_no_secret_reaches_a_line_or_a_traceback(stream: io.StringIO) -> None:
+    logs.configure(secrets=[Secret(CANARY), Secret("ab")], stream=stream)
+    log = logging.getLogger("acme")
+    log.warning("the password is %s, ab", CANARY)
+    try:
+        raise ValueError(CANARY)
+    except ValueError:
+        log.exception("it failed")
+    text = stream.getvalue()
+    assert CANARY not in text
+    assert "the password is ****, ab" in text  # a short one would make stars of ordinary words
+    assert "ValueError: ****" in text
+
+
+def test_a_line_names_its_tenant_and_call(stream: io.StringIO) -> None:
+    logs.configure(stream=stream)
+    tokens = TENANT.set("acme"), CALL.set("17")
+    logging.getLogger("x").info("hello")
+    TENANT.reset(tokens[0])
+    CALL.reset(tokens[1])
+    logging.getLogger("x").info("nobody's")
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith("info    [acme 17] hello")
+    assert second.endswith("info    nobody's")
+
+
+def test_json_lines_hold_the_same(stream: io.StringIO) -> None:
+    logs.configure(as_json=True, verbose=True, secrets=[Secret(CANARY)], stream=stream)
+    token = TENANT.set("acme")
+    try:
+        raise KeyError(CANARY)
+    except KeyError:
+        logging.getLogger("x").exception("é %s", CANARY)
+    TENANT.reset(token)
+    (line,) = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert (line["level"], line["tenant"], line["message"]) == ("error", "acme", "é ****")
+    assert CANARY not in line["traceback"]
