@@ -34,7 +34,11 @@ def test_an_event_with_other_fields_is_a_bug_that_shows() -> None:
 def test_a_listener_that_fails_is_told_and_the_others_hear(caplog: pytest.LogCaptureFixture) -> None:
     told: list[Mapping[str, Any]] = []
     journal = Journal()
-    journal.sinks += [lambda event: {}["nothing"], told.append]  # type: ignore[list-item,func-returns-value]
+
+    def fails(event: Mapping[str, Any]) -> None:
+        raise KeyError(event["event"])
+
+    journal.sinks += [fails, told.append]
     with caplog.at_level(logging.ERROR):
         journal.write("call_started", CALL)
     assert len(told) == 1
