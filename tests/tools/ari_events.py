@@ -82,27 +82,21 @@ def channels_of(event: Mapping[str, Any]) -> tuple[str, ...]:
     names no channel (a bridge, a device), gives none.
     """
     places = PLACES.get(event["type"], _NOWHERE)
-    found: list[str] = []
-    for place in places.channels:
-        subject = _at(event, place)
-        if subject and (channel := subject.get("id")) and channel not in found:
-            found.append(channel)
+    found = [_at(event, f"{place}.id") for place in places.channels]
     for place in places.playbacks + places.recordings:
-        subject = _at(event, place)
-        kind, _, target = (subject.get("target_uri", "") if subject else "").partition(":")
-        if kind == "channel" and target not in found:
-            found.append(target)
-    return tuple(found)
+        kind, _, target = _at(event, f"{place}.target_uri").partition(":")
+        found.append(target if kind == "channel" else "")
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
-def _at(event: Mapping[str, Any], place: str) -> Mapping[str, Any] | None:
-    found: Mapping[str, Any] = event
-    for key in place.split("."):
-        part = found.get(key)
-        if not isinstance(part, dict):
-            return None
-        found = part
-    return found
+def _at(event: Mapping[str, Any], path: str) -> str:
+    """The text at a path; "" when something on the way is not there."""
+    found: Any = event
+    for key in path.split("."):
+        if not isinstance(found, dict):
+            return ""
+        found = found.get(key)
+    return found if isinstance(found, str) else ""
 '''
 
 

@@ -21,6 +21,8 @@ EXAMPLES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"type": "BridgeDestroyed", "bridge": {"id": "br", "channels": ["a"]}}, ()),
     ({"type": "PlaybackFinished", "playback": {"id": "p", "target_uri": "channel:c;2"}}, ("c;2",)),
     ({"type": "PlaybackFinished", "playback": {"id": "p", "target_uri": "bridge:br"}}, ()),
+    ({"type": "PlaybackFinished", "playback": {"id": "p", "target_uri": 7}}, ()),
+    ({"type": "StasisEnd", "channel": {"id": None}}, ()),
     ({"type": "RecordingFailed", "recording": {"name": "r", "target_uri": "channel:a"}}, ("a",)),
     (
         {
