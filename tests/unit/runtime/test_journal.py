@@ -1,7 +1,9 @@
 """Events of calls: one vocabulary, whole fields, and listeners that cannot harm a call."""
 
 import logging
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,3 +45,14 @@ def test_a_listener_that_fails_is_told_and_the_others_hear(caplog: pytest.LogCap
         journal.write("call_started", CALL)
     assert len(told) == 1
     assert "could not be told: call_started" in caplog.text
+
+
+def test_the_page_of_events_lists_every_event_with_its_fields() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "events.md").read_text()
+    rows = {
+        cells[1].strip().strip("`"): cells[2]
+        for cells in (line.split("|") for line in page.splitlines())
+        if len(cells) == 5
+    }
+    told = {name: tuple(re.findall(r"`(\w+)`", fields)) for name, fields in rows.items() if name in EVENTS}
+    assert told == EVENTS
