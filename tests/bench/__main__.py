@@ -34,6 +34,7 @@ PARTS: Final[Mapping[str, tuple[str, str]]] = {
     "reload": ("thousands:reload", "Asterisk's reload of 10,000 tenants"),
     "proof": ("thousands:proof", "proof of 10,000 DIDs"),
     "media": ("media:measure", "sound of many calls over AudioSocket"),
+    "calls": ("calls:measure", "calls beside voxtra 0.3.1, asyncari 0.20.6 and ari-client 0.9.0"),
     "peer": ("peer:measure", "beside voxtra 0.3.1"),
     "faults": ("faults:measure", "beside voxtra 0.3.1: are the other tenants still served?"),
 }
@@ -71,7 +72,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"only these: {', '.join(PARTS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    parser.add_argument("--keep", action="store_true", help="keep the peer's environment for the next time")
+    parser.add_argument("--keep", action="store_true", help="keep the peers' environments for the next time")
     chosen = parser.parse_args(words)
     for name in chosen.parts:
         if name not in PARTS:

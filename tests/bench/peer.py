@@ -26,10 +26,12 @@ RELOADS: Final = 3
 
 
 class Peer:
-    """The peer's environment; made when it is not there, and removed with the ground unless it is kept."""
+    """A peer's environment; made when it is not there, and removed with the ground unless it is kept."""
 
-    def __init__(self, ground: Ground) -> None:
-        self.folder = Path(tempfile.gettempdir()) / f"voxtractl-bench-peer-{os.geteuid()}"
+    def __init__(self, ground: Ground, requirement: str = PEER) -> None:
+        self.requirement = requirement
+        name = requirement.partition("=")[0]
+        self.folder = Path(tempfile.gettempdir()) / f"voxtractl-bench-{name}-{os.geteuid()}"
         self.ground = ground
         if not ground.keep_peer:
             ground.stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -41,18 +43,21 @@ class Peer:
     def _install(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(mode=0o700)
+        pip = [str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         for words in (
             [sys.executable, "-m", "venv", str(self.folder / "venv")],
-            [str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", PEER],
+            [*pip, self.requirement],
         ):
             try:
                 done = subprocess.run(
                     words, capture_output=True, text=True, timeout=INSTALL_LIMIT, check=False
                 )
             except subprocess.TimeoutExpired as exc:
-                raise NotMeasured(f"{PEER} was not installed within {INSTALL_LIMIT:.0f} s") from exc
+                raise NotMeasured(
+                    f"{self.requirement} was not installed within {INSTALL_LIMIT:.0f} s"
+                ) from exc
             if done.returncode:
-                raise NotMeasured(f"{PEER} cannot be installed: {done.stderr.strip()[-300:]}")
+                raise NotMeasured(f"{self.requirement} cannot be installed: {done.stderr.strip()[-300:]}")
         (self.folder / "complete").touch()
 
     @property
