@@ -42,7 +42,7 @@ ENDINGS: Final[Mapping[str, str]] = {
     "change": "0, 2, 3, 4 (refused), 5, 7 (some nodes), 8 (not proven; the old one is back), 9 (go and look)",
     "push": "0, 2, 3; with `--push` as `dialplan push`",
     "trust": "0, 2, 3, 4 (nothing is trusted yet), 5",
-    "serve": "0 (stopped by a signal), 2, 3, 4 (another process took the app), 5, 7 (tenants without a handler)",
+    "serve": "0 (stopped by a signal), 2, 3, 4 (another process took the app), 5, 7 (some have no handler)",
 }
 KINDS: Final[Mapping[str, str]] = {
     "init": "document",

@@ -78,7 +78,11 @@ def test_a_fault_names_the_tenant_the_file_and_the_line(
 
 @pytest.mark.parametrize(
     ("place", "what"),
-    [("nowhere.py:app", "does not exist"), ("no.such.module:app", "No module named 'no'"), ("nosuch:app", "no module")],
+    [
+        ("nowhere.py:app", "does not exist"),
+        ("no.such.module:app", "No module named 'no'"),
+        ("nosuch:app", "no module"),
+    ],
 )
 def test_a_handler_that_is_not_there_is_told(tmp_path: Path, place: str, what: str) -> None:
     with pytest.raises(HandlerFault, match=what):
