@@ -51,6 +51,24 @@ store             = "local:/etc/asterisk/voxtractl" # elsewhere: "sftp://deploy@
 # allow      = ["+265"]
 """
 
+HANDLER: Final = '''\
+"""A call handler to start from; docs/handlers.md says what a call can do. `voxtractl run` serves it."""
+
+from voxtractl import VoxtraApp
+
+app = VoxtraApp()
+
+
+@app.default()
+async def every_call(call):
+    await call.answer()
+    await call.play_file("hello-world")
+    digit = await call.listen_dtmf(timeout=5)
+    if digit:
+        await call.play(f"digits:{digit}")
+    await call.play_file("vm-goodbye")
+'''
+
 IGNORE: Final = "# Secrets stay on this machine.\n*\n!.gitignore\n"
 
 
@@ -60,7 +78,7 @@ def init(
         None, metavar="[DIR]", help="Where. [this folder]", show_default=False
     ),
 ) -> None:
-    """Start: write a commented tenants.toml and a folder for secrets."""
+    """Start: write a commented tenants.toml, a call handler and a folder for secrets."""
     config = context.settings().config if folder is None else folder / "tenants.toml"
     folder = config.parent
     written = _init(config)
@@ -71,7 +89,8 @@ def init(
         "Next:",
         f"  put the ARI password of pbx1 into {folder / 'secrets' / 'pbx1.ari'}",
         f"  voxtractl{here} node init pbx1",
-        f"  voxtractl{here} tenant add acme --did +265999000001 --push",
+        f"  voxtractl{here} tenant add acme --did +265999000001 --handler handlers/example.py:app --push",
+        f"  voxtractl{here} run",
     ]
     show.emit({"files": written}, "\n".join(lines))
 
@@ -87,6 +106,11 @@ def _init(config: Path) -> list[str]:
             secrets.mkdir(mode=0o700)
             files.create(secrets / ".gitignore", IGNORE)
             written.append(str(secrets / ".gitignore"))
+        handlers = folder / "handlers"
+        if not handlers.exists():
+            handlers.mkdir()
+            files.create(handlers / "example.py", HANDLER)
+            written.append(str(handlers / "example.py"))
     except OSError as exc:
         raise DocumentError(
             f"the folder cannot be made: {(exc.strerror or '').lower()}",

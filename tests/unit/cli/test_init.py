@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from voxtractl.cli.entry import run
+from voxtractl.runtime.loading import load_app
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +46,25 @@ def test_a_folder_that_is_not_there_is_made(capsys: pytest.CaptureFixture[str]) 
     assert run(["init", "new/place", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "ok": True,
-        "files": ["new/place/tenants.toml", "new/place/secrets/.gitignore"],
+        "files": [
+            "new/place/tenants.toml",
+            "new/place/secrets/.gitignore",
+            "new/place/handlers/example.py",
+        ],
     }
     assert run(["config", "check", "-c", "new/place/tenants.toml"]) == 0
+
+
+def test_its_handler_is_one_that_can_be_served() -> None:
+    assert run(["init"]) == 0
+    app = load_app("handlers/example.py:app", "acme", Path.cwd())
+    assert app.router.find("+265999000001") is not None
+
+
+def test_handlers_that_exist_are_left_alone() -> None:
+    Path("handlers").mkdir()
+    assert run(["init"]) == 0
+    assert os.listdir("handlers") == []
 
 
 def test_nothing_is_ever_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
