@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -15,9 +16,26 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
+from tests.live.conftest import NodeDocument
+from voxtractl import VoxtraApp
 from voxtractl.lab import Lab
+from voxtractl.runtime.lifecycle import Ended
+from voxtractl.runtime.session import CallSession
 
-__all__ = ["ACME", "BETA", "FAR", "TENANTS", "Far", "Pbx", "until"]
+__all__ = [
+    "ACME",
+    "BETA",
+    "FAR",
+    "TENANTS",
+    "Far",
+    "Pbx",
+    "Seen",
+    "left_over",
+    "nothing",
+    "pushed",
+    "serving",
+    "until",
+]
 
 ACME, BETA = "+265999000001", "+265999000002"
 
@@ -117,13 +135,12 @@ class Pbx:
             "ari_password": self.lab.ari_password.reveal(),
         }
 
-    def write_far_contexts(self) -> None:
+    def write_far_contexts(self, more: str = "") -> None:
         top = self.lab.config_dir / "extensions.conf"
         text = top.read_text()
         if "[far-wait]" not in text:
-            mark = "; >>> voxtractl"
-            before, found, after = text.partition(mark)
-            top.write_text(f"{before}{FAR}\n{found}{after}")
+            before, mark, after = text.partition("; >>> voxtractl")
+            top.write_text(f"{before}\n{FAR}{more}\n{mark}{after}")
             assert self.ari("PUT", "asterisk/modules/pbx_config.so")[0] == 204
 
     def voxtractl(self, *words: str) -> str:
@@ -151,14 +168,20 @@ class Pbx:
                 return error.code, error.read().decode()
 
     def call(
-        self, number: str = ACME, far: str = "far-wait", exten: str = "s", caller: str = "+265700000001"
+        self,
+        number: str = ACME,
+        far: str = "far-wait",
+        exten: str = "s",
+        *,
+        caller: str = "+265700000001",
+        trunk: str = "from-trunk",
     ) -> Far:
         """Call a number of a tenant; the far side runs ``far`` as soon as the call is answered."""
         channel = uuid4().hex
         status, text = self.ari(
             "POST",
             f"channels/{channel}",
-            endpoint=f"Local/{number}@from-trunk/n",
+            endpoint=f"Local/{number}@{trunk}/n",
             context=far,
             extension=exten,
             priority="1",
@@ -171,9 +194,13 @@ class Pbx:
         found: list[dict[str, Any]] = json.loads(self.ari("GET", "channels")[1])
         return found
 
+    def bridges(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.ari("GET", "bridges")[1])
+        return found
+
     async def empty(self) -> None:
         """Wait until no channel and no bridge is left."""
-        await until(lambda: not self.channels() and json.loads(self.ari("GET", "bridges")[1]) == [])
+        await until(lambda: not self.channels() and not self.bridges())
 
 
 async def until(true: Callable[[], object], *, most: float = 15.0) -> None:
@@ -182,3 +209,96 @@ async def until(true: Callable[[], object], *, most: float = 15.0) -> None:
     while not true():
         assert time.monotonic() < deadline, f"it did not happen within {most} s"
         await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def pushed(lab: Lab, node_document: NodeDocument) -> AsyncIterator[Pbx]:
+    """A lab with the tenants of TENANTS; every call is ended at last."""
+    pbx = Pbx(lab, await asyncio.to_thread(lambda: node_document(TENANTS, lab=lab)))
+    pbx.write_far_contexts()
+    await asyncio.to_thread(pbx.voxtractl, "dialplan", "push", "--yes")
+    yield pbx
+    for row in pbx.channels():
+        pbx.ari("DELETE", f"channels/{row['id']}")
+    await pbx.empty()
+
+
+class Seen:
+    """What a handler met: its result, and the one end of its call."""
+
+    def __init__(self) -> None:
+        self.call: asyncio.Future[CallSession] = asyncio.get_running_loop().create_future()
+        self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.events: list[dict[str, Any]] = []
+
+    async def ended(self) -> Ended:
+        return await asyncio.wait_for((await self.call).wait_ended(), 15)
+
+    def names(self) -> list[str]:
+        return [event["event"] for event in self.events]
+
+    def ends(self) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == "call_ended"]
+
+
+@asynccontextmanager
+async def serving(
+    pbx: Pbx,
+    handler: Callable[[CallSession], Awaitable[Any]],
+    app_name: str = "voxtra-acme",
+    **more: Any,
+) -> AsyncIterator[tuple[VoxtraApp, Seen]]:
+    """An app whose default handler is ``handler``; its result, or what it raised, is kept.
+
+    Afterwards nothing of any call may be left, in Asterisk or in the app.
+    """
+    app = VoxtraApp(**{**pbx.account, "app_name": app_name, **more})
+    seen = Seen()
+
+    @app.default()
+    async def default(call: CallSession) -> None:
+        if not seen.call.done():
+            seen.call.set_result(call)
+        try:
+            found = await handler(call)
+        except Exception as exc:
+            if not seen.result.done():
+                seen.result.set_exception(exc)
+            raise
+        if not seen.result.done():
+            seen.result.set_result(found)
+
+    app.on_event(lambda event: seen.events.append(dict(event)))
+    await app.start()
+    hub = app._hubs[0]
+    try:
+        yield app, seen
+    finally:
+        await app.stop()
+        seen.call.cancel()
+        seen.result.cancel()
+        if seen.result.done() and not seen.result.cancelled():
+            seen.result.exception()  # seen by the test, or no matter
+        await pbx.empty()
+    assert left_over(app, hub) == {}
+    assert len(seen.ends()) == seen.names().count("call_started")
+
+
+def left_over(app: VoxtraApp, hub: Any) -> dict[str, Any]:
+    """What an app that was stopped still holds of calls: nothing, or it leaks."""
+    holds = {
+        "calls": app.calls,
+        "handlers": app._tasks,
+        "sessions": hub.sessions,
+        "table": dict(hub.table.live),
+        "waits": hub._aux,
+        "own": hub._aux_of,
+        "tasks": hub._tasks,
+        "sending": hub._sending,
+    }
+    return {name: held for name, held in holds.items() if held}
+
+
+async def nothing(call: CallSession) -> None:
+    await call.answer()
+    await call.wait_ended()

@@ -3,13 +3,12 @@ itself."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from tests.live.conftest import NodeDocument
-from tests.live.pbx import ACME, BETA, TENANTS, Pbx, until
+from tests.live.pbx import ACME, BETA, Pbx, nothing, pushed, serving, until
 from voxtractl import VoxtraApp
 from voxtractl.errors import (
     CallEnded,
@@ -29,63 +28,8 @@ SOUND = "hello-world"  # 1.4 s, of the lab's English core sounds
 
 @pytest.fixture
 async def pbx(lab: Lab, node_document: NodeDocument) -> AsyncIterator[Pbx]:
-    pbx = Pbx(lab, await asyncio.to_thread(node_document, TENANTS))
-    pbx.write_far_contexts()
-    await asyncio.to_thread(pbx.voxtractl, "dialplan", "push", "--yes")
-    yield pbx
-    for row in pbx.channels():
-        pbx.ari("DELETE", f"channels/{row['id']}")
-    await pbx.empty()
-
-
-class Seen:
-    """What a handler met: its result, and the one end of its call."""
-
-    def __init__(self) -> None:
-        self.call: asyncio.Future[CallSession] = asyncio.get_running_loop().create_future()
-        self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.events: list[dict[str, Any]] = []
-
-    async def ended(self) -> Ended:
-        return await asyncio.wait_for((await self.call).wait_ended(), 15)
-
-    def names(self) -> list[str]:
-        return [event["event"] for event in self.events]
-
-
-@asynccontextmanager
-async def serving(
-    pbx: Pbx, handler: Callable[[CallSession], Awaitable[Any]], app_name: str = "voxtra-acme"
-) -> AsyncIterator[tuple[VoxtraApp, Seen]]:
-    """An app whose default handler is ``handler``; its result, or what it raised, is kept."""
-    app = VoxtraApp(**pbx.account, app_name=app_name)
-    seen = Seen()
-
-    @app.default()
-    async def default(call: CallSession) -> None:
-        if not seen.call.done():
-            seen.call.set_result(call)
-        try:
-            found = await handler(call)
-        except Exception as exc:
-            seen.result.set_exception(exc)
-            raise
-        seen.result.set_result(found)
-
-    app.on_event(lambda event: seen.events.append(dict(event)))
-    await app.start()
-    try:
-        yield app, seen
-    finally:
-        await app.stop()
-        seen.call.cancel()
-        seen.result.cancel()
-        await pbx.empty()
-
-
-async def nothing(call: CallSession) -> None:
-    await call.answer()
-    await call.wait_ended()
+    async with pushed(lab, node_document) as pbx:
+        yield pbx
 
 
 # --- the snippet everybody reads first --------------------------------------------------------------------

@@ -48,6 +48,7 @@ LOADING: Final[ContextVar[bool]] = ContextVar(
 )  # a handler file is imported
 
 DRAIN: Final = 10.0  # seconds that calls get to finish when the app is told to stop
+CANCELS: Final = (1.0, 1.0, 1.0)  # seconds a handler gets to clean up before it is cancelled again
 ANSWER_GRACE: Final = 15.0  # seconds beyond the ringing time until we end an originate ourselves
 
 
@@ -83,7 +84,7 @@ class VoxtraApp:
         self._hubs: list[Hub] = []
         self._own_hub = False
         self._loop: Callable[[], asyncio.AbstractEventLoop] | None = None
-        self._tasks: dict[asyncio.Task[Any], CallSession] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()  # handlers and hooks that run
 
     # --- routes -----------------------------------------------------------------------------------------
 
@@ -174,13 +175,17 @@ class VoxtraApp:
             await hub.stop()
 
     async def settle(self, seconds: float = 5.0) -> None:
-        """Wait until handlers and hooks of ended calls have run; what still runs then is cancelled."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        """Wait until handlers and hooks of ended calls have run; what still runs then is cancelled.
+
+        A handler that does not let itself be cancelled is left behind, and the log tells.
+        """
+        for pause in (seconds, *CANCELS):
+            if self._tasks:
+                await asyncio.wait(set(self._tasks), timeout=pause)
+            for task in self._tasks:
+                task.cancel()
+        for task in self._tasks:
+            log.error("it goes on although it was cancelled: %r", task)
 
     def run(self, *, drain: float = DRAIN) -> None:
         """Start and serve until SIGINT or SIGTERM, then drain. A second signal ends at once.
@@ -194,22 +199,28 @@ class VoxtraApp:
 
     async def _serve(self, drain: float) -> None:
         loop = asyncio.get_running_loop()
-        told = asyncio.Event()
+        told, told_again = asyncio.Event(), asyncio.Event()
+
+        def tell() -> None:
+            (told_again if told.is_set() else told).set()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, told.set)
+            loop.add_signal_handler(number, tell)
         try:
             await self.start()
-            failed = self._hubs[0].failed
-            assert failed is not None  # noqa: S101  start() made it
-            asked = asyncio.create_task(told.wait())
-            ends: list[asyncio.Future[Any]] = [failed, asked]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            asked.cancel()
+            hub = self._hubs[0]
+            assert hub.failed is not None  # noqa: S101  start() made it
+            await _until(told, hub.failed)
+            if told.is_set():
+                log.info("draining: calls get %.0f s; a second signal ends them now", drain)
+                draining = asyncio.create_task(hub.drain(drain))
+                await _until(told_again, draining)
+                draining.cancel()
         finally:
+            await self.stop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
-            await self.stop(drain=drain if told.is_set() else 0.0)
-        if failed.done() and not failed.cancelled() and (error := failed.exception()):
+        if not hub.failed.cancelled() and (error := hub.failed.exception()):
             raise error
 
     def attach(self, hubs: list[Hub], loop: Callable[[], asyncio.AbstractEventLoop], *, tenant: str) -> None:
@@ -244,10 +255,14 @@ class VoxtraApp:
         """A call is over, from the hub."""
         self.calls.pop(call.id, None)
 
+    def keep(self, work: "asyncio.Future[Any]") -> None:
+        """A handler or hook runs: ``stop`` waits for it."""
+        self._tasks.add(work)
+        work.add_done_callback(self._tasks.discard)
+
     def _handle(self, call: CallSession, handler: Handler) -> None:
         task = self.loop.create_task(self._run_handler(call, handler), name=f"call {call.id}")
-        self._tasks[task] = call
-        task.add_done_callback(self._tasks.pop)
+        self.keep(task)
 
     async def _run_handler(self, call: CallSession, handler: Handler) -> None:
         """The one place where foreign code runs: whatever it raises is this call's end and nobody else's."""
@@ -349,6 +364,13 @@ class VoxtraApp:
             tech_cause=ended.tech_cause,
             call=call.id,
         )
+
+
+async def _until(told: asyncio.Event, work: "asyncio.Future[Any]") -> None:
+    """Wait until the work is done, or somebody is told to stop."""
+    asked: asyncio.Future[Any] = asyncio.create_task(told.wait())
+    await asyncio.wait([asked, work], return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
 
 
 def _handler(handler: H) -> H:

@@ -15,8 +15,10 @@ of them are ours. What ended meanwhile gets its end now; what nobody here knows 
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
+from itertools import chain, repeat
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import uuid4
@@ -27,7 +29,15 @@ from voxtractl.ari.client import ARIClient
 from voxtractl.ari.events import Event
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.ari.stream import EventStream
-from voxtractl.errors import AriError, AriUnreachable, CallEnded, CallError, UsageFault, VoxtractlError
+from voxtractl.errors import (
+    AppReplaced,
+    AriError,
+    AriUnreachable,
+    CallEnded,
+    CallError,
+    UsageFault,
+    VoxtractlError,
+)
 from voxtractl.runtime import lifecycle
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal
@@ -37,7 +47,7 @@ if TYPE_CHECKING:
     from voxtractl.runtime.media import Breaker
     from voxtractl.runtime.speech import SpeechToText, TextToSpeech
 
-__all__ = ["AUX", "Hub", "Taker"]
+__all__ = ["AUX", "MOVED", "Hub", "Taker"]
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +71,7 @@ UNREAD: Final = [
     "PlaybackContinuing",
     "RecordingStarted",
 ]
-RESYNC_TRIES: Final = 5
+RESYNC_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)  # seconds after a try that failed; the last one from then on
 END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
 AUX_TIMEOUT: Final = 5.0  # seconds until a channel of our own must be in the app
 
@@ -88,6 +98,9 @@ class Taker(Protocol):
     def ended(self, call: CallSession) -> None:
         """The call is over; in the loop of the taker."""
 
+    def keep(self, work: "asyncio.Future[Any]") -> None:
+        """A hook of a call runs: wait for it before the end; in the loop of the taker."""
+
     async def call(
         self, endpoint: str, *, hub: "Hub", caller_id: str | None = None, timeout: float = 30.0
     ) -> CallSession:
@@ -112,7 +125,7 @@ class Hub:
         self._takers: dict[tuple[str, str], Taker] = {}
         self._streams: list[EventStream] = []
         self._registered: set[str] = set()
-        self._aux: dict[str, asyncio.Future[Mapping[str, Any]]] = {}
+        self._aux: dict[str, Future[None]] = {}  # channels of ours that are not in the app yet
         self._aux_of: dict[str, str] = {}  # channel or bridge of ours → the call it belongs to
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -146,7 +159,7 @@ class Hub:
         self.failed = self._loop.create_future()
         await self.ari.open()
         await self.register()
-        await self._resync(adopt=True)
+        await self._resync()
 
     async def register(self) -> None:
         """Register the apps that ``serve`` added since; up to 400 share a websocket."""
@@ -166,6 +179,8 @@ class Hub:
 
     async def stop(self) -> None:
         """End the connection; a second stop does nothing. Calls that are up stay up: drain first."""
+        if self._tasks and self.connected:  # what is left of ended calls is being removed
+            await asyncio.wait(set(self._tasks), timeout=END_TIMEOUT)
         streams, self._streams = self._streams, []
         for stream in streams:
             await stream.close()
@@ -180,7 +195,7 @@ class Hub:
     async def drain(self, seconds: float, *, by: EndedBy = EndedBy.OPERATOR) -> int:
         """Let calls finish for so long, then end the rest; returns how many had to be ended.
 
-        New calls take the fallback of their dialplan meanwhile.
+        New calls take the fallback of their dialplan meanwhile. Who cancels it drains again, with less time.
         """
         self.draining = True
         await self._emptied(seconds)
@@ -335,7 +350,7 @@ class Hub:
         """
         aux = self.own(call_id)
         for request in (
-            requests.create_bridge(aux, "mixing", "voxtractl"),
+            requests.create_bridge(aux, "mixing", self.sessions[call_id].app),  # the name says whose it is
             requests.add_to_bridge(aux, channels),
         ):
             answer = await self.ask(request)
@@ -346,31 +361,43 @@ class Hub:
                 raise self.ari.refused(request, answer)
         return aux
 
-    async def open_aux(self, call_id: str, build: Callable[[str], Request]) -> Mapping[str, Any]:
+    async def open_aux(
+        self,
+        call_id: str,
+        build: Callable[[str], Request],
+        begin: Callable[[Mapping[str, Any]], Awaitable[None]] | None = None,
+    ) -> Mapping[str, Any]:
         """Make a channel of our own (media, snoop) and wait until it is in the app; from whatever loop.
 
-        ``build`` gets the channel's id. Raises AriError, or CallError when the channel ended at once.
+        ``build`` gets the channel's id. ``begin`` gets what Asterisk answered and does what the channel needs
+        to come into the app; it runs in the loop of the caller. Raises AriError, or CallError when the
+        channel ended at once.
         """
-        if asyncio.get_running_loop() is self._loop:
-            return await self._open_aux(call_id, build)
-        found: Mapping[str, Any] = await self._over(self._open_aux(call_id, build))
-        return found
-
-    async def _open_aux(self, call_id: str, build: Callable[[str], Request]) -> Mapping[str, Any]:
         aux = self.own(call_id)
-        waiting: asyncio.Future[Mapping[str, Any]] = self.loop.create_future()
-        self._aux[aux] = waiting
+        entered: Future[None] = Future()  # Asterisk says so in the loop of the hub
+        self._aux[aux] = entered
         try:
-            made: Mapping[str, Any] = await self.ari.request(build(aux))
+            made = await self._made(build(aux))
             async with asyncio.timeout(AUX_TIMEOUT):
-                started = await waiting
+                if begin is not None:
+                    await begin(made)
+                await asyncio.wrap_future(entered)
             self._still_own(aux, call_id)
         except BaseException:
-            self._aux.pop(aux, None)
             self._aux_of.pop(aux, None)
-            self._spawn(self._remove_aux(aux))
+            self.loop.call_soon_threadsafe(lambda: self._spawn(self._remove_aux(aux)))
             raise
-        return {**made, **started}
+        finally:
+            self._aux.pop(aux, None)
+        return made
+
+    async def _made(self, request: Request) -> Mapping[str, Any]:
+        """The body of Asterisk's answer, from whatever loop."""
+        answer = await self.ask(request)
+        if answer.status >= 300:
+            raise self.ari.refused(request, answer)
+        body: Mapping[str, Any] = answer.body
+        return body
 
     def _still_own(self, aux: str, call_id: str) -> None:
         """The call may have ended while its channel was made: then nobody else removes it."""
@@ -380,12 +407,10 @@ class Hub:
     async def remove_aux(self, aux: str) -> None:
         """End a channel or bridge of our own; nothing happens when it is gone."""
         self._aux_of.pop(aux, None)
-        self._aux.pop(aux, None)
         for request in (requests.hangup(aux, "normal"), requests.destroy_bridge(aux)):
             await self.ask(request)
 
     async def _remove_aux(self, aux: str) -> None:
-        self._aux.pop(aux, None)
         await self._insist(requests.hangup(aux, "normal"))
         await self._insist(requests.destroy_bridge(aux))
 
@@ -400,9 +425,9 @@ class Hub:
         channel = event["channel"]
         call_id = channel["id"]
         if call_id.startswith(AUX):
-            waiting = self._aux.pop(call_id, None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(channel)
+            entered = self._aux.get(call_id)
+            if entered is not None and not entered.done():
+                entered.set_result(None)
             return
         session = self.sessions.get(call_id)
         if session is not None:
@@ -488,9 +513,9 @@ class Hub:
             self._feed(call_id, lifecycle.Destroyed(event.get("cause", 0), event.get("tech_cause", 0)))
         elif call_id in self._aux_of:
             owner = self.sessions.get(self._aux_of.pop(call_id))
-            waiting = self._aux.pop(call_id, None)
-            if waiting is not None and not waiting.done():
-                waiting.set_exception(CallError(f"the channel ended: {event.get('cause_txt', 'no reason')}"))
+            entered = self._aux.get(call_id)
+            if entered is not None and not entered.done():
+                entered.set_exception(CallError(f"the channel ended: {event.get('cause_txt', 'no reason')}"))
             if owner is not None:
                 owner.deliver(event)
 
@@ -540,38 +565,63 @@ class Hub:
     def _on_down(self, reason: str) -> None:
         log.warning("the event connection to %s is down: %s", self.ari.url, reason)
         for stream in self._streams:
-            if stream.failure is not None and self.failed is not None and not self.failed.done():
+            if stream.failure is None:
+                continue
+            if self.failed is not None and not self.failed.done():
                 self.failed.set_exception(stream.failure)
+            if isinstance(stream.failure, AppReplaced):
+                self._hand_over(stream.apps)
+
+    def _hand_over(self, apps: Sequence[str]) -> None:
+        """Another process has these apps, so it adopts their calls: here they are over, there they go on."""
+        for session in list(self.sessions.values()):
+            if session.app in apps:
+                self._disown(session.id)
+                self._feed(session.id, lifecycle.Restarted())
+
+    def _disown(self, call_id: str) -> None:
+        for aux, owner in list(self._aux_of.items()):
+            if owner == call_id:
+                del self._aux_of[aux]
 
     async def _on_up(self) -> None:
+        """Connected again. Until this has succeeded calls that ended meanwhile are not known to be over."""
         log.info("connected to %s again", self.ari.url)
-        await self._filter(sorted(self._registered))
-        await self._resync(adopt=True)
+        for pause in chain(RESYNC_PAUSES, repeat(RESYNC_PAUSES[-1])):
+            try:
+                await self._filter(sorted(self._registered))
+                await self._resync()
+            except AriError as exc:
+                log.warning("the calls could not be compared with Asterisk: %s", exc)
+                await asyncio.sleep(pause)
+            else:
+                return
 
     async def _filter(self, apps: list[str]) -> None:
         for answer in await self.ari.ask_all([requests.event_filter(app, UNREAD) for app in apps]):
             if answer.status >= 300:
                 log.warning("Asterisk does not filter events: %s", answer.message)
 
-    async def _resync(self, *, adopt: bool) -> None:
-        """Compare the table with Asterisk: subscribe first, then look, so that nothing falls between."""
-        for attempt in range(RESYNC_TRIES):
-            try:
-                live = [self.sessions[call_id] for call_id in self.table.live if call_id in self.sessions]
-                await self.ari.ask_all([requests.subscribe(s.app, [f"channel:{s.id}"]) for s in live])
-                channels = {row["id"]: row for row in await self.ari.request(requests.channels())}
-            except AriError as exc:
-                log.warning("the calls could not be compared with Asterisk: %s", exc)
-                await asyncio.sleep(0.2 * 2**attempt)
-                continue
-            for session in live:
-                if session.id in self._sending:
-                    continue
+    async def _resync(self) -> None:
+        """Compare the table with Asterisk: subscribe first, then look, so that nothing falls between.
+
+        Raises AriError.
+        """
+        live = list(self.sessions.values())
+        await self.ari.ask_all([requests.subscribe(s.app, [f"channel:{s.id}"]) for s in live])
+        channels = {row["id"]: row for row in await self.ari.request(requests.channels())}
+        for session in live:
+            if session.id not in self._sending:
                 self._feed(session.id, lifecycle.Present() if session.id in channels else lifecycle.Missing())
-            if adopt:
-                for row in channels.values():
-                    self._adopt(row)
-            return
+        for row in channels.values():
+            self._adopt(row)
+        for row in await self.ari.request(requests.bridges()):
+            if (
+                row["id"].startswith(AUX)
+                and row["id"] not in self._aux_of
+                and row["name"] in self._registered
+            ):
+                self._spawn(self._insist(requests.destroy_bridge(row["id"])))
 
     def _adopt(self, channel: Mapping[str, Any]) -> None:
         """A channel that waits in one of our apps and that nobody here knows."""
@@ -583,7 +633,7 @@ class Hub:
             return
         if call_id.startswith(AUX):
             if call_id not in self._aux_of:
-                self._spawn(self._insist_quietly(requests.hangup(call_id, "normal")))
+                self._spawn(self._insist(requests.hangup(call_id, "normal")))
             return
         taker, rest = self._taker(app, args)
         if taker is None:
@@ -592,9 +642,6 @@ class Hub:
         session = self._enter(app, taker, channel, rest)
         self.journal.write("call_adopted", session.told)
         session.post(taker.adopt, session)
-
-    async def _insist_quietly(self, request: Request) -> None:
-        await self._insist(request)
 
     # --- tasks ------------------------------------------------------------------------------------------
 

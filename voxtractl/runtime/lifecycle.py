@@ -57,6 +57,7 @@ __all__ = [
     "Look",
     "MediaLost",
     "Missing",
+    "Move",
     "Present",
     "Restarted",
     "Signal",

@@ -122,14 +122,20 @@ async def _websocket(hub: "Hub", call_id: str, app: str, rate: int, host: str) -
         connection_type="server",
         transport_data="f(json)",
     )
-    channel: Mapping[str, Any] = await hub.open_aux(call_id, build)
-    connection = channel["channelvars"]["MEDIA_WEBSOCKET_CONNECTION_ID"]
+    legs: list[Leg] = []
+
+    async def begin(channel: Mapping[str, Any]) -> None:
+        """Only when we have connected does the channel come into the app (measured)."""
+        connection = channel["channelvars"]["MEDIA_WEBSOCKET_CONNECTION_ID"]
+        legs.append(await connect(hub.ari.url, connection, rate=rate))
+
     try:
-        leg = await connect(hub.ari.url, connection, rate=rate)
+        channel = await hub.open_aux(call_id, build, begin)
     except BaseException:
-        await hub.remove_aux(str(channel["id"]))
+        for leg in legs:
+            await leg.close()
         raise
-    return str(channel["id"]), leg
+    return str(channel["id"]), legs[0]
 
 
 async def _server(host: str) -> AudioServer:

@@ -9,7 +9,10 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 from uuid import uuid4
 
@@ -43,9 +46,7 @@ Callback = Callable[[], object]
 C = TypeVar("C", bound=Callback)
 T = TypeVar("T")
 
-SOUND_MAX: Final = (
-    3600.0  # seconds: a playback whose end never came (facts G6) does not hold a handler for ever
-)
+SOUND_MAX: Final = 3600.0  # seconds: Asterisk tells no end of some playbacks (facts G6); a handler goes on
 SCHEMES: Final = frozenset({"sound", "recording", "number", "digits", "characters", "tone"})
 QUEUE_EVENT: Final = "VoxtraQueue"  # templates/extensions: what tells how a queue was left
 
@@ -154,6 +155,7 @@ class CallSession:
         self._leg_lock = asyncio.Lock()
         self._legs: list[Leg] = []
         self._barge: asyncio.Event | None = None
+        self._consulted: list[CallSession] = []  # calls that end with this one
         self._recordings: dict[str, _Recording] = {}
         self._stopping: dict[str, _Recording] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -240,12 +242,22 @@ class CallSession:
         ``stop()``."""
         return await self._play([f"tone:{tone}"], "play_tone", wait=wait)
 
-    async def play(self, *media: str, wait: bool = True, lang: str | None = None) -> Played:
+    async def play(
+        self, *media: str, wait: bool = True, lang: str | None = None, timeout: float = SOUND_MAX
+    ) -> Played:
         """Play what Asterisk names by a URI: ``sound:``, ``recording:``, ``number:``, ``digits:``,
-        ``tone:``."""
-        return await self._play(list(media), "play", wait=wait, lang=lang)
+        ``tone:``. After ``timeout`` seconds it is stopped."""
+        return await self._play(list(media), "play", wait=wait, lang=lang, timeout=timeout)
 
-    async def _play(self, media: list[str], op: str, *, wait: bool, lang: str | None = None) -> Played:
+    async def _play(
+        self,
+        media: list[str],
+        op: str,
+        *,
+        wait: bool,
+        lang: str | None = None,
+        timeout: float = SOUND_MAX,
+    ) -> Played:
         for uri in media:
             if uri.partition(":")[0] not in SCHEMES or not uri.partition(":")[2]:
                 raise MediaFailed(
@@ -265,17 +277,18 @@ class CallSession:
         except BaseException:
             self._forget(playback)
             raise
-        ended = self._watch_playback(playback, done, media, op)
+        ended = self._watch_playback(playback, done, media, op, timeout)
         return await ended if wait else self._later(ended, Played(media[-1], "started"))
 
     async def _watch_playback(
-        self, playback: str, done: "asyncio.Future[str]", media: list[str], op: str
+        self, playback: str, done: "asyncio.Future[str]", media: list[str], op: str, timeout: float
     ) -> Played:
         try:
-            async with asyncio.timeout(SOUND_MAX):
+            async with asyncio.timeout(timeout):
                 status = await done
         except TimeoutError:
-            status = "failed"
+            status = "stopped"
+            await self._command(requests.stop_playback(playback), op, missing=True)
         except asyncio.CancelledError:
             self._background(self._hub.ask(requests.stop_playback(playback)))
             raise
@@ -496,18 +509,12 @@ class CallSession:
             endpoint = f"Local/{to}@{where}/n"
         if not self.is_up:
             await self.ring()
-        ringing = asyncio.ensure_future(
-            self._taker.call(endpoint, caller_id=self.caller_number or None, timeout=timeout, hub=self._hub)
+        ringing = self._taker.call(
+            endpoint, caller_id=self.caller_number or None, timeout=timeout, hub=self._hub
         )
-        gone = self._expect(f"consult:{uuid4().hex}", "consult")
-        try:
-            await asyncio.wait([ringing, gone], return_when=asyncio.FIRST_COMPLETED)
-            if gone.done():
-                ringing.cancel()
-                await gone
-            return await ringing
-        finally:
-            gone.cancel()
+        other = await self._through(ringing, "consult")
+        self._consulted.append(other)
+        return other
 
     async def bridge_with(self, other: "CallSession") -> Ended:
         """Let both hear each other until one hangs up; the other is ended too. Returns the end of this
@@ -812,6 +819,8 @@ class CallSession:
         for leg in (*self._legs, *([self._leg] if self._leg else [])):
             if not leg.closed:
                 self._background(leg.close())
+        for other in self._consulted:
+            other.refuse("normal")
         self._over.set()
         hooks, self._hooks = self._hooks, []
         for hook in hooks:
@@ -821,9 +830,26 @@ class CallSession:
     def _run_hook(self, hook: Callback) -> None:
         function = hook.func if isinstance(hook, partial) else hook
         if inspect.iscoroutinefunction(function):
-            self._background(cast("Awaitable[object]", hook()))
+            task = self._background(cast("Awaitable[object]", hook()))
         else:
-            self._background(asyncio.to_thread(hook))
+            task = self._background(self._in_thread(hook))
+        self._taker.keep(task)
+
+    async def _in_thread(self, hook: Callback) -> None:
+        """Not in asyncio's own pool: six slow hooks (2 cores) would fill it, and one that never returns would
+        hold the end of the process."""
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def run() -> None:
+            try:
+                hook()
+            except Exception:  # a user's code
+                log.exception("a hook of call %s failed", self.id)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(_settle, done)
+
+        Thread(target=copy_context().run, args=(run,), name=f"hook of {self.id}", daemon=True).start()
+        await done
 
     def refuse(self, reason: str, *, by: EndedBy = EndedBy.HANDLER) -> None:
         """End the call without waiting for it; for the app."""
@@ -884,10 +910,11 @@ class CallSession:
         channel = await self._hub.open_aux(self.id, build)
         return str(channel["id"])
 
-    def _background(self, work: Awaitable[Any]) -> None:
+    def _background(self, work: Awaitable[Any]) -> "asyncio.Future[Any]":
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: "asyncio.Future[Any]") -> None:
         self._tasks.discard(task)
@@ -901,6 +928,11 @@ def _called(channel: Mapping[str, Any], args: Sequence[str]) -> str:
         return args[0]
     dialplan = channel.get("dialplan") or {}
     return str(dialplan.get("exten", ""))
+
+
+def _settle(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _taken(future: "asyncio.Future[Any]") -> None:
