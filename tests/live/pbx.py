@@ -114,6 +114,11 @@ class Far:
     def hangup(self) -> None:
         self.pbx.ari("DELETE", f"channels/{self.id}")
 
+    def goes(self, context: str, exten: str) -> None:
+        """Let it run another far context from now on."""
+        name = json.loads(self.pbx.ari("GET", f"channels/{self.id}")[1])["name"]
+        self.pbx.lab.cli(f"channel redirect {name} {context},{exten},1")
+
     def variable(self, name: str) -> str:
         status, text = self.pbx.ari("GET", f"channels/{self.id}/variable", variable=name)
         return str(json.loads(text)["value"]) if status == 200 else ""

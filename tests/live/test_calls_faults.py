@@ -1,0 +1,657 @@
+"""What goes wrong while calls are up, on the real Asterisk: connections, processes, handlers, media, callers.
+
+After each test no call is left in Asterisk or in the app, and each has ended once (``serving`` looks).
+"""
+
+import asyncio
+import io
+import signal
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import LabFactory, NodeDocument
+from tests.live.pbx import ACME, Far, Pbx, nothing, pushed, serving, until
+from tests.live.proxy import proxy
+from voxtractl import VoxtraApp
+from voxtractl.errors import (
+    AppReplaced,
+    AriAuthFailed,
+    AriUnreachable,
+    CallEnded,
+    MediaFailed,
+    OriginateFailed,
+    SpeechUnavailable,
+)
+from voxtractl.lab import Lab
+from voxtractl.runtime import session
+from voxtractl.runtime.lifecycle import EndedBy
+from voxtractl.runtime.session import CallSession
+from voxtractl.runtime.speech import Transcript
+
+# A context like that of a node without tenants' files: for labs that are killed.
+PLAIN = "[plain]\nexten => _+X.,1,Stasis(voxtra-acme,${EXTEN})\n"
+
+
+@pytest.fixture
+async def pbx(lab: Lab, node_document: NodeDocument) -> AsyncIterator[Pbx]:
+    async with pushed(lab, node_document) as pbx:
+        yield pbx
+
+
+@pytest.fixture
+async def own_pbx(own_lab: LabFactory, tmp_path: Path) -> Pbx:
+    """An Asterisk to kill; calls come by the context ``plain``."""
+    pbx = Pbx(await asyncio.to_thread(own_lab), tmp_path)
+    pbx.write_far_contexts(PLAIN)
+    return pbx
+
+
+async def in_time(what: Awaitable[Any], seconds: float = 20.0) -> Any:
+    return await asyncio.wait_for(what, seconds)
+
+
+# --- the connection ---------------------------------------------------------------------------------------
+
+
+async def test_a_cut_connection_leaves_the_call_up_and_its_verbs_at_work(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        return str(await call.listen_dtmf(timeout=60))
+
+    async with (
+        proxy(pbx.lab.http_port) as between,
+        serving(pbx, handler, ari_url=between.url) as (app, seen),
+    ):
+        far = pbx.call()
+        call = await in_time(seen.call)
+        await until(lambda: call.is_up)
+        for value in "abc":
+            between.cut()
+            while call.data.get("CUT") != value:
+                with suppress(AriUnreachable):  # it was on its way when the connection was cut
+                    await call.set_variable("CUT", value)
+                    call.data["CUT"] = await call.get_variable("CUT")
+        await until(lambda: app._hubs[0].connected)
+        assert far.up
+        far.goes("far-dtmf", "7")
+        assert await in_time(seen.result) == "7"
+        assert (await seen.ended()).ended_by == EndedBy.HANDLER
+
+
+async def test_a_call_that_ended_while_we_were_away_ends_here_once(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        with pytest.raises(CallEnded):
+            await call.listen_dtmf(timeout=60)
+
+    async with (
+        proxy(pbx.lab.http_port) as between,
+        serving(pbx, handler, ari_url=between.url) as (_, seen),
+    ):
+        far = pbx.call()
+        call = await in_time(seen.call)
+        await until(lambda: call.is_up)
+        between.freeze()
+        between.cut()
+        far.hangup()
+        await until(lambda: not pbx.channels())
+        between.thaw()
+        await in_time(seen.result)
+        assert (await seen.ended()).ended_by == EndedBy.LOST
+        await until(lambda: seen.names()[-1] == "call_ended")
+        assert seen.names() == ["call_started", "call_answered", "call_ended"]
+
+
+async def test_calls_of_a_killed_asterisk_end_once_and_new_ones_come(own_pbx: Pbx) -> None:
+    hooked: list[str] = []
+
+    async def handler(call: CallSession) -> None:
+        call.on_hangup(lambda: hooked.append(call.id))
+        await call.answer()
+        with pytest.raises(CallEnded):
+            await call.listen_dtmf(timeout=60)
+
+    async with serving(own_pbx, handler) as (app, seen):
+        for _ in range(3):
+            own_pbx.call(trunk="plain")
+        await until(lambda: seen.names().count("call_answered") == 3)
+        own_pbx.lab.kill()
+        await asyncio.to_thread(own_pbx.lab.start)
+        await until(lambda: len(seen.ends()) == 3, most=30)
+        assert [end["ended_by"] for end in seen.ends()] == ["lost"] * 3
+        await until(lambda: len(hooked) == 3)
+        assert app.calls == {}
+        far = own_pbx.call(trunk="plain")
+        await until(lambda: seen.names().count("call_answered") == 4)
+        far.hangup()
+        await until(lambda: len(seen.ends()) == 4)
+        assert seen.ends()[-1]["ended_by"] == "caller"
+
+
+async def test_a_refused_password_is_told_at_once(pbx: Pbx) -> None:
+    app = VoxtraApp(**{**pbx.account, "ari_password": "wrong"}, timeout=3600)
+    with pytest.raises(AriAuthFailed, match="wrong name or password"):
+        await in_time(app.start())
+    await app.stop()
+
+
+async def test_another_process_with_the_same_app_gets_the_calls_and_kills_none(pbx: Pbx) -> None:
+    adopted: asyncio.Future[CallSession] = asyncio.get_running_loop().create_future()
+
+    async with serving(pbx, nothing) as (first, seen):
+        far = pbx.call()
+        call = await in_time(seen.call)
+        await until(lambda: call.is_up)
+        await call.open_leg(8000)
+        async with serving(pbx, nothing) as (second, other):
+            # serving() has started it: from here on the calls are its own
+            hub = first._hubs[0]
+            assert hub.failed is not None
+            with pytest.raises(AppReplaced, match="voxtra-acme"):
+                await in_time(asyncio.shield(hub.failed))
+            assert (await seen.ended()).ended_by == EndedBy.LOST
+            with pytest.raises(CallEnded):
+                await call.play_file("hello-world")
+            await first.stop()
+            await until(lambda: other.ends())
+            assert other.names() == ["call_started", "call_adopted", "call_ended"]
+            assert other.ends()[0]["ended_by"] == "lost"
+            del second
+        await until(lambda: not far.up)
+    adopted.cancel()
+
+
+# --- our own process --------------------------------------------------------------------------------------
+
+SCRIPT = """\
+import sys
+from voxtractl import VoxtraApp
+
+app = VoxtraApp({ari_url!r}, {ari_user!r}, {ari_password!r}, app_name="voxtra-acme")
+
+def tell(text):
+    sys.stdout.write(text + "\\n")  # whole lines: print() of several threads mixes them
+    sys.stdout.flush()
+
+app.on_event(lambda event: tell(event["event"] + " " + event.get("ended_by", "")))
+
+@app.default()
+async def handler(call):
+    @call.on_hangup
+    async def hook():
+        tell("hook")
+    call.on_hangup(lambda: tell("plain hook"))
+    await call.answer()
+    await call.open_leg(8000)
+    await call.record_start()
+    tell("ready")
+    await call.listen_dtmf(timeout=60)
+
+app.run(drain={drain})
+"""
+
+
+class Script:
+    """A handler file of somebody that runs by itself."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
+        self.process, self._output = process, output
+
+    @property
+    def said(self) -> list[str]:
+        return self._output.read_text().splitlines()
+
+    async def ended(self) -> int:
+        await until(lambda: self.process.poll() is not None, most=20)
+        return int(self.process.returncode)
+
+
+@contextmanager
+def script(pbx: Pbx, folder: Path, *, drain: float = 0.0) -> Iterator[Script]:
+    file, output = folder / "app.py", folder / "output"
+    file.write_text(SCRIPT.format(**pbx.account, drain=drain))
+    with output.open("wb") as stream:
+        process = subprocess.Popen([sys.executable, str(file)], stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        yield Script(process, output)
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def three_calls(pbx: Pbx, running: Script) -> list[Far]:
+    await until(lambda: "voxtra-acme" in pbx.ari("GET", "applications")[1])
+    fars = [pbx.call() for _ in range(3)]
+    await until(lambda: running.said.count("ready") == 3 or running.process.poll() is not None)
+    assert running.said.count("ready") == 3, running.said
+    return fars
+
+
+async def test_sigterm_leaves_no_call_and_runs_the_hooks(pbx: Pbx, tmp_path: Path) -> None:
+    with script(pbx, tmp_path) as running:
+        await three_calls(pbx, running)
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0, running.said
+        assert pbx.channels() == []
+        assert pbx.bridges() == []
+        said = running.said
+        assert [said.count(what) for what in ("hook", "plain hook", "call_ended operator")] == [3, 3, 3]
+
+
+async def test_a_second_sigterm_ends_the_drain(pbx: Pbx, tmp_path: Path) -> None:
+    with script(pbx, tmp_path, drain=3600) as running:
+        fars = await three_calls(pbx, running)
+        running.process.send_signal(signal.SIGTERM)
+        late = pbx.call()  # refused from now on, so it tells when the drain has begun
+        await until(lambda: not late.up)
+        assert all(far.up for far in fars)
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0, running.said
+        assert pbx.channels() == []
+        assert running.said.count("call_ended operator") == 3
+        assert running.said.count("hook") == 3
+
+
+async def test_calls_of_a_killed_process_are_adopted_and_its_own_channels_removed(
+    pbx: Pbx, tmp_path: Path
+) -> None:
+    with script(pbx, tmp_path) as running:
+        fars = await three_calls(pbx, running)
+        running.process.kill()
+        running.process.wait()
+    assert any(row["id"].startswith("vx-aux-") for row in pbx.channels())
+    assert any(row["id"].startswith("vx-aux-") for row in pbx.bridges())
+    adopted: list[CallSession] = []
+    app = VoxtraApp(**pbx.account, app_name="voxtra-acme")
+    events: list[dict[str, Any]] = []
+    app.on_event(lambda event: events.append(dict(event)))
+
+    @app.on_adopt
+    async def adopt(call: CallSession) -> None:
+        adopted.append(call)
+        await call.wait_ended()
+
+    await app.start()
+    try:
+        await until(lambda: len(adopted) == 3)
+        assert [call.called_number for call in adopted] == [ACME] * 3
+        assert all(call.is_up for call in adopted)
+        await until(lambda: not pbx.bridges())
+        for call in adopted:
+            assert (await call.play_file("hello-world")).ok
+        # Asterisk tells of a dead snoop channel until its call gets a frame or ends (measured).
+        await until(lambda: not any(row["id"].startswith("vx-aux-") for row in pbx.channels()))
+        for far in fars:
+            far.hangup()
+        await until(lambda: sum(event["event"] == "call_ended" for event in events) == 3)
+        for call in adopted:
+            told = [event["event"] for event in events if event["call_id"] == call.id]
+            assert told == ["call_started", "call_adopted", "call_ended"]
+            assert (await call.wait_ended()).ended_by == EndedBy.CALLER
+    finally:
+        await app.stop()
+
+
+# --- handlers ---------------------------------------------------------------------------------------------
+
+
+async def test_a_handler_that_blocks_delays_and_loses_nothing(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        time.sleep(1)  # noqa: ASYNC251  the fault
+        return str(await call.listen_dtmf(timeout=10))
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, "far-dtmf", "5")
+        assert await in_time(seen.result) == "5"
+
+
+async def waits_for_ever(call: CallSession) -> None:
+    await call.answer()
+    await asyncio.Event().wait()
+
+
+async def refuses_to_stop(call: CallSession) -> None:
+    await call.answer()
+    for _ in range(2):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.1)
+
+
+async def does_not_answer(call: CallSession) -> None:
+    pass
+
+
+@pytest.mark.parametrize("handler", [waits_for_ever, refuses_to_stop])
+async def test_a_handler_that_never_ends_holds_neither_the_end_nor_stop(pbx: Pbx, handler: Any) -> None:
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, "far-soon")
+        assert (await seen.ended()).ended_by == EndedBy.CALLER
+        pbx.call()
+        await until(lambda: seen.names().count("call_answered") == 2)
+
+
+async def test_a_handler_that_returns_without_an_answer_ends_the_call(pbx: Pbx) -> None:
+    async with serving(pbx, does_not_answer) as (_, seen):
+        far = pbx.call()
+        ended = await seen.ended()
+        assert (ended.ended_by, ended.answered) == (EndedBy.HANDLER, None)
+        await until(lambda: not far.up)
+
+
+async def test_what_was_called_for_a_caller_ends_with_the_caller(pbx: Pbx) -> None:
+    """A handler that fails between the two halves of an attended transfer."""
+
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        await call.consult("Local/s@far-wait/n")
+        raise ZeroDivisionError
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        await until(lambda: len(seen.ends()) == 2)
+        assert pbx.channels() == []
+
+
+# --- many -------------------------------------------------------------------------------------------------
+
+
+async def originate(pbx: Pbx, app: VoxtraApp, far: str) -> str | None:
+    """A call into from-trunk over HTTP, as ``Pbx.call`` does it, but many at once; its id."""
+    made = await app.ari.originate(
+        endpoint=f"Local/{ACME}@from-trunk/n", context=far, extension="s", caller_id="+265700000001"
+    )
+    return made.id
+
+
+async def test_three_hundred_calls_at_once(pbx: Pbx) -> None:
+    met: list[str] = []
+    go = asyncio.Event()
+
+    async def handler(call: CallSession) -> None:
+        met.append(call.id)
+        await call.answer()
+        await go.wait()
+
+    async with serving(pbx, handler) as (app, seen):
+        await in_time(asyncio.gather(*(originate(pbx, app, "far-wait") for _ in range(300))), 60)
+        await until(lambda: seen.names().count("call_answered") == 300, most=30)
+        assert len(app.calls) == 300
+        go.set()
+        await until(lambda: len(seen.ends()) == 300, most=30)
+        assert len(set(met)) == 300
+        assert {end["disposition"] for end in seen.ends()} == {"answered"}
+
+
+async def test_a_thousand_calls_ended_by_every_way_end_a_thousand_times(pbx: Pbx) -> None:
+    number = iter(range(10_000))
+    busy: list[str] = []
+
+    async def handler(call: CallSession) -> None:
+        way = next(number) % 6
+        if way != 5:
+            await call.answer()
+        match way:
+            case 0:
+                await call.hangup()
+            case 1:
+                await call.listen_dtmf(timeout=30)  # the caller goes
+            case 2:
+                raise ZeroDivisionError("on purpose")
+            case 3:
+                await call.continue_in_dialplan("far-soon")
+            case 4:
+                await call.hangup("busy")
+
+    async def dial(app: VoxtraApp, far: str) -> None:
+        try:
+            call = await app.originate(f"Local/s@{far}/n", timeout=20)
+        except OriginateFailed:
+            busy.append(far)
+        else:
+            await call.hangup()
+
+    async with serving(pbx, handler) as (app, seen):
+        slots = asyncio.Semaphore(60)
+
+        async def one(index: int) -> None:
+            async with slots:
+                match index % 4:
+                    case 0:
+                        await dial(app, "far-busy")
+                    case 1:
+                        await dial(app, "far-wait")
+                    case _:
+                        await originate(pbx, app, "far-soon")
+
+        await in_time(asyncio.gather(*(one(index) for index in range(1000))), 60)
+        assert busy == ["far-busy"] * 250
+        await until(lambda: len(seen.ends()) == 1000, most=30)
+        assert len({end["call_id"] for end in seen.ends()}) == 1000
+        assert {end["ended_by"] for end in seen.ends()} >= {"caller", "handler", "asterisk"}
+        assert "lost" not in {end["ended_by"] for end in seen.ends()}
+
+
+# --- sounds, speech, recordings ---------------------------------------------------------------------------
+
+
+async def test_a_sound_whose_end_is_never_told_is_bounded(pbx: Pbx, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "SCHEMES", session.SCHEMES | {"nosuch"})
+
+    async def handler(call: CallSession) -> list[str]:
+        await call.answer()
+        unknown = await call.play("nosuch:thing", timeout=0.5)
+        return [unknown.status, (await call.play_file("hello-world")).status]
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await in_time(seen.result) == ["stopped", "done"]
+
+
+class Hum:
+    """Speaks a tone of so many seconds, and hears whatever it is given as one word."""
+
+    rate = 16000
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def synthesize(self, text: str) -> AsyncIterator[bytes]:
+        for _ in range(int(self.seconds * 50)):
+            yield b"\x00\x20\x00\xe0" * 160
+
+    async def transcribe(self, pcm: bytes, rate: int) -> Transcript:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def says(call: CallSession) -> None:
+    await call.say("a long story")
+
+
+async def listens(call: CallSession) -> None:
+    await call.listen(timeout=60)
+
+
+async def records(call: CallSession) -> None:
+    await call.record_start()
+    await call.wait_ended()
+    await call.record_stop()
+
+
+async def records_into_a_sink(call: CallSession) -> None:
+    await call.record_start(sink=lambda pcm: None)
+    await call.wait_ended()
+    await call.record_stop()
+
+
+@pytest.mark.parametrize("media", ["audiosocket", "websocket"])
+@pytest.mark.parametrize("verb", [says, listens])
+async def test_speech_ends_when_the_caller_goes(
+    pbx: Pbx, media: str, verb: Callable[[CallSession], Awaitable[None]]
+) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        with pytest.raises(CallEnded):
+            await verb(call)
+
+    hum = Hum(30)
+    async with serving(pbx, handler, tts=hum, stt=hum, media=media) as (_, seen):
+        pbx.call(ACME, "far-soon")
+        await in_time(seen.result)
+        assert (await seen.ended()).ended_by == EndedBy.CALLER
+
+
+async def test_without_a_provider_speech_says_what_to_configure(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        with pytest.raises(SpeechUnavailable):
+            await call.say("hello")
+        with pytest.raises(SpeechUnavailable):
+            await call.listen()
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        await in_time(seen.result)
+
+
+async def test_a_recording_is_a_file_of_asterisk_with_what_was_heard(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> tuple[str, float]:
+        await call.answer()
+        name = await call.record_start("acme-proof")
+        with pytest.raises(MediaFailed, match="being recorded already"):
+            await call.record_start("acme-proof")
+        await asyncio.sleep(1.5)  # of the tone
+        done = await call.record_stop()
+        assert done.name == name
+        with pytest.raises(MediaFailed, match="does not record"):
+            await call.record_start("acme-proof")
+        return name, done.seconds
+
+    async with serving(pbx, handler) as (app, seen):
+        pbx.call(ACME, "far-tone")
+        name, seconds = await in_time(seen.result)
+        from voxtractl.ari import requests
+
+        answer = await app.ari.ask(requests.stored_file(name))
+        assert answer.status == 200
+        with wave.open(io.BytesIO(answer.content)) as found:
+            length = found.getnframes() / found.getframerate()
+            loud = max(found.readframes(found.getnframes()))
+        assert 1.0 < length < 4.0
+        assert abs(length - seconds) <= 1.0  # Asterisk tells whole seconds
+        assert loud > 0
+        assert pbx.ari("DELETE", f"recordings/stored/{name}")[0] == 204
+
+
+async def test_a_sink_gets_the_sound_of_the_call(pbx: Pbx) -> None:
+    pieces: list[bytes] = []
+    some = asyncio.Event()
+
+    def sink(pcm: bytes) -> None:
+        pieces.append(pcm)
+        if len(pieces) > 40:
+            some.set()
+
+    async def handler(call: CallSession) -> float:
+        await call.answer()
+        await call.record_start(sink=sink, direction="in")
+        await some.wait()
+        return (await call.record_stop()).seconds
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, "far-tone")
+        seconds = await in_time(seen.result)
+        assert seconds == sum(map(len, pieces)) / 16000
+        assert any(any(pcm) for pcm in pieces)
+
+
+@pytest.mark.parametrize("verb", [records, records_into_a_sink])
+async def test_a_recording_ends_with_the_caller(
+    pbx: Pbx, verb: Callable[[CallSession], Awaitable[None]]
+) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        await verb(call)
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, "far-soon")
+        await in_time(seen.result)
+        assert (await seen.ended()).ended_by == EndedBy.CALLER
+
+
+# --- media ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("media", ["audiosocket", "websocket"])
+@pytest.mark.parametrize("rate", [8000, 16000])
+async def test_what_is_sent_comes_back_from_a_far_echo(pbx: Pbx, media: str, rate: int) -> None:
+    async def handler(call: CallSession) -> int:
+        await call.answer()
+        leg = await call.audio_stream(rate)
+        assert leg is await call.audio_stream(rate)
+        with pytest.raises(MediaFailed, match="open at"):
+            await call.audio_stream(48000)
+        sending = asyncio.create_task(call.send_audio(b"\x00\x20\x00\x20\x00\xe0\x00\xe0" * (rate // 4)))
+        loud = 0
+        async for pcm in call.audio_stream(rate):
+            loud += any(pcm)
+            if loud >= 25:
+                break
+        await sending
+        return loud
+
+    async with serving(pbx, handler, media=media) as (_, seen):
+        pbx.call(ACME, "far-echo")
+        assert await in_time(seen.result) == 25
+        assert (await seen.ended()).ended_by == EndedBy.HANDLER
+
+
+@pytest.mark.parametrize("media", ["audiosocket", "websocket"])
+async def test_a_call_ends_once_with_its_media_connection(pbx: Pbx, media: str) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        leg = await call.audio_stream(8000)
+        assert await leg.receive()
+        with pytest.raises(CallEnded):
+            await call.listen_dtmf(timeout=60)
+
+    async with serving(pbx, handler, media=media) as (_, seen):
+        pbx.call(ACME, "far-tone")
+        await until(lambda: pbx.bridges() and len(pbx.bridges()[0]["channels"]) == 2)
+        own = next(row["id"] for row in pbx.channels() if row["id"].startswith("vx-aux-"))
+        assert pbx.ari("DELETE", f"channels/{own}")[0] == 204
+        await in_time(seen.result)
+        ended = await seen.ended()
+        assert (ended.ended_by, ended.detail[:5]) == (EndedBy.ASTERISK, "media")
+
+
+async def test_when_asterisk_makes_no_media_channels_a_breaker_opens(own_pbx: Pbx) -> None:
+    assert own_pbx.ari("DELETE", "asterisk/modules/chan_audiosocket.so")[0] == 204
+
+    async def handler(call: CallSession) -> list[str]:
+        await call.answer()
+        told: list[str] = []
+        for _ in range(4):
+            with pytest.raises(MediaFailed) as caught:
+                await call.audio_stream(8000)
+            told.append(str(caught.value))
+        return told
+
+    async with serving(own_pbx, handler) as (_, seen):
+        own_pbx.call(trunk="plain")
+        told = await in_time(seen.result, 30)
+        assert all("opened no media channel" in text for text in told[:3])
+        assert "none is asked for" in told[3]
+        await seen.ended()
+        assert own_pbx.channels() == []
