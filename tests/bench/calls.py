@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Final, Self
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 from tests.bench import runs
-from tests.bench.figures import Figure, NotMeasured
+from tests.bench.figures import Figure, NotMeasured, Spread, ratio
 from tests.bench.ground import Ground
 from tests.bench.peer import PEER, Peer
 from voxtractl.ari import requests
@@ -38,10 +39,12 @@ PEERS: Final[Mapping[str, tuple[str, str]]] = {  # name → (requirement, its pr
     "ari-client 0.9.0": ("ari-client==0.9.0", "calls_peer_ari_client.py"),
 }
 
-CALLS: Final = 300  # of which the CPU is measured
+ROUNDS: Final = 2  # of all clients in turn, so that what else the machine does hits all alike
+CALLS: Final = 150  # of a round, of which the CPU is measured
+DELAYED: Final = 300  # of which the delay is measured
 RATE: Final = 50  # of them a second: every client keeps up
 IDLE: Final = 1.5  # seconds
-FULL: Final = 3.0  # seconds at the limit
+FULL: Final = 2.0  # seconds at the limit, a round
 AT_ONCE: Final = 24  # calls on their way at the limit
 FAST: Final = 100  # calls a second where the delay is measured
 MANY: Final = 500  # calls up at once where the memory is measured
@@ -118,7 +121,6 @@ class Cost:
     """Of a client: CPU seconds a call, and at the limit calls a second and the CPU of both sides."""
 
     call: float
-    idle: float  # CPU seconds a second
     asterisk: float  # CPU seconds a call
     full: float
     full_cpu: float  # of a core
@@ -126,41 +128,62 @@ class Cost:
 
 
 async def _beside_peers(caller: "Caller", programs: Mapping[str, list[str]]) -> list[Figure]:
-    costs: dict[str, Cost] = {}
+    found: dict[str, list[Cost]] = {}
     figures: list[Figure] = []
+    for _ in range(ROUNDS):
+        for name, words in programs.items():
+            try:
+                cost = await _cost(caller, words)
+            except NotMeasured as error:
+                figures.append(Figure(what=name, value="not measured", how=str(error)))
+            else:
+                found.setdefault(name, []).append(cost)
+    calls = {name: Spread.of(cost.call * 1000 for cost in costs) for name, costs in found.items()}
     how = (
-        f"{CALLS} calls at {RATE}/s: StasisStart, answer, hang up; CPU clock of the client's process, less"
-        f" its idle CPU of {IDLE} s, after {WARM} calls"
+        f"{ROUNDS} times {CALLS} calls at {RATE}/s: StasisStart, answer, hang up; CPU clock of the client's"
+        f" process, less its idle CPU of {IDLE} s, after {WARM} calls"
     )
-    full = f"{AT_ONCE} calls on their way for {FULL:.0f} s, another as soon as one is done"
-    for name, words in programs.items():
-        try:
-            costs[name] = await _cost(caller, words)
-        except NotMeasured as error:
-            figures.append(Figure(what=name, value="not measured", how=str(error)))
-    for name, cost in costs.items():
-        target = 1.0 if name == OURS else None
-        spread = (
-            f"idle {cost.idle * 100:.2g} % of a core; Asterisk's CPU {cost.asterisk * 1000:.2g} ms a call"
-        )
-        what = f"{name}, CPU a call"
+    for name, spread in calls.items():
+        asterisk = median(cost.asterisk for cost in found[name]) * 1000
         figures.append(
-            Figure(what=what, value=cost.call * 1000, unit="ms", target=target, spread=spread, how=how)
-        )
-    for name, cost in costs.items():
-        if name != OURS:
-            share = costs[OURS].call / cost.call
-            target = 0.25 if name == VOXTRA else None
-            figures.append(
-                Figure(what=f"{OURS} / {name}, CPU a call", value=share, unit="x", target=target, how=how)
+            Figure(
+                what=f"{name}, CPU a call",
+                value=spread.median,
+                unit="ms",
+                target=1.0 if name == OURS else None,
+                spread=f"{spread.text('ms')}; Asterisk's {asterisk:.2g} ms",
+                how=how,
             )
-    for name, cost in costs.items():
-        spread = (
-            f"CPU of the client {cost.full_cpu * 100:.0f} %,"
-            f" of Asterisk {cost.full_asterisk * 100:.0f} % of a core"
         )
+    full = {
+        name: Spread.of(cost.full_cpu / cost.full * 1000 for cost in costs) for name, costs in found.items()
+    }
+    how_full = f"{AT_ONCE} calls on their way for {FULL:.0f} s, another as soon as one is done"
+    for name, spread in calls.items():
+        if OURS in calls and name != OURS:
+            value, minima = ratio(calls[OURS], spread)
+            at_limit, _ = ratio(full[OURS], full[name])
+            figures.append(
+                Figure(
+                    what=f"{OURS} / {name}, CPU a call",
+                    value=value,
+                    unit="x",
+                    target=0.25 if name == VOXTRA else None,
+                    spread=f"{minima}; at the limit {at_limit:.2g}",
+                    how=how,
+                )
+            )
+    for name, costs in found.items():
+        best = max(costs, key=lambda cost: cost.full)
         figures.append(
-            Figure(what=f"{name}, at the limit", value=cost.full, unit="calls/s", spread=spread, how=full)
+            Figure(
+                what=f"{name}, at the limit",
+                value=best.full,
+                unit="calls/s",
+                spread=f"CPU of the client {best.full_cpu * 100:.0f} %, of Asterisk"
+                f" {best.full_asterisk * 100:.0f} % of a core; the better of {len(costs)} rounds",
+                how=how_full,
+            )
         )
     return figures
 
@@ -180,7 +203,6 @@ async def _cost(caller: "Caller", words: list[str]) -> Cost:
         wall, done = time.monotonic() - when, client.done - done
         return Cost(
             used / CALLS,
-            idle,
             asterisk / CALLS,
             done / wall,
             (client.cpu() - begin) / wall,
@@ -196,17 +218,17 @@ async def _delay(caller: "Caller", words: list[str]) -> list[Figure]:
         port = int(await _line(watch))
         async with caller.client(words, url=f"http://127.0.0.1:{port}") as client:
             await caller.calls(client, WARM, RATE)
-            await caller.calls(client, CALLS, FAST)
+            await caller.calls(client, DELAYED, FAST)
         watch.send_signal(signal.SIGTERM)
         found = json.loads(await _line(watch))
     figures = []
     for key, what, target in (("first", "first command", 5.0), ("answer", "answer", 5.0)):
         delays = sorted(found[key])
-        if len(delays) < CALLS:
-            raise NotMeasured(f"{len(delays)} of {CALLS + WARM} calls were seen by the proxy")
+        if len(delays) < DELAYED:
+            raise NotMeasured(f"{len(delays)} of {DELAYED + WARM} calls were seen by the proxy")
         p50, p99 = (delays[len(delays) * part // 100] * 1000 for part in (50, 99))
         how = (
-            f"{CALLS} calls at {FAST}/s through a proxy in a process of its own, which hands StasisStart"
+            f"{DELAYED} calls at {FAST}/s through a proxy in a process of its own, which hands StasisStart"
             " on and waits for the first bytes that name its channel"
         )
         spread = f"p50 {p50:.2g} ms, longest {delays[-1] * 1000:.2g} ms, {len(delays)} calls"
