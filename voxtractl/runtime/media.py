@@ -143,6 +143,9 @@ async def _server(host: str) -> AudioServer:
     loop = asyncio.get_running_loop()
     server = _SERVERS.get(loop)
     if server is None:
-        server = _SERVERS[loop] = AudioServer(host)
-        await server.start()
+        begun = AudioServer(host)
+        await begun.start()
+        server = _SERVERS.setdefault(loop, begun)  # the first two legs may come at once
+        if server is not begun:
+            await begun.close()
     return server
