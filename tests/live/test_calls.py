@@ -13,6 +13,7 @@ from voxtractl import VoxtraApp
 from voxtractl.errors import (
     CallEnded,
     CallError,
+    LimitReached,
     MediaFailed,
     OriginateFailed,
     QueueUnknown,
@@ -175,7 +176,8 @@ async def test_stop_ends_a_sound_that_is_waited_for(pbx: Pbx) -> None:
 
 async def test_a_tone_plays_until_it_is_stopped(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> list[str]:
-        await call.answer()
+        await call.play_tone("ring")
+        await call.answer()  # ends the tone: Asterisk would wait for it
         await call.play_tone("busy")
         await call.stop()
         return [(await call.play_file(SOUND)).status]
@@ -450,6 +452,27 @@ async def test_a_ringing_call_is_had_at_once_and_can_be_ended(pbx: Pbx) -> None:
         await call.hangup()
         ended = await call.wait_ended()
         assert (ended.disposition, ended.ended_by) == ("cancelled", "handler")
+
+
+async def test_limits_refuse_before_anything_is_dialled_and_space_what_goes_out(pbx: Pbx) -> None:
+    async with serving(pbx, nothing) as (app, seen):
+        app.max_channels = 1
+        call = await app.originate("Local/s@far-wait/n")
+        with pytest.raises(LimitReached, match="1 calls up"):
+            await app.originate("Local/s@far-wait/n")
+        assert seen.names() == ["call_started", "call_answered"]
+        app.media_legs = 1
+        leg = await call.open_leg(8000)
+        with pytest.raises(LimitReached, match="media legs"):
+            await call.snoop()
+        await leg.close()
+        await (await call.snoop()).close()
+        await call.hangup()
+        app.max_channels, app.calls_per_second = None, 20.0
+        started = asyncio.get_running_loop().time()
+        calls = await asyncio.gather(*(app.originate("Local/s@far-wait/n") for _ in range(5)))
+        assert asyncio.get_running_loop().time() - started >= 4 / 20
+        await asyncio.gather(*(call.hangup() for call in calls))
 
 
 async def test_giving_up_on_an_originate_leaves_nothing_ringing(pbx: Pbx) -> None:

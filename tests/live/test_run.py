@@ -161,6 +161,37 @@ async def test_every_tenant_has_its_own_handler_and_a_peers_file_runs_unchanged(
         await run.ends()
 
 
+async def test_every_kind_of_verb_works_from_a_tenants_own_thread(pbx: Pbx) -> None:
+    text = WAITS.replace(
+        "await call.listen_dtmf(timeout=60)",
+        """await call.play_file("hello-world")
+    leg = await call.open_leg(8000)
+    await call.send_audio(bytes(3200))
+    await leg.drained()
+    await leg.close()
+    name = await call.record_start()
+    digit = await call.listen_dtmf(timeout=5)
+    recorded = await call.record_stop(name)
+    other = await call.consult("Local/s@far-soon/n")
+    found = (str(digit), recorded.name == name, await other.get_variable("GROUP(voxtra)"))
+    assert found == ("5", True, "acme"), found
+    await call.bridge_with(other)""",
+    )
+    write(pbx, document(acme="acme.py:app"), acme=text)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        far = pbx.call(ACME)
+        await until(lambda: run.of("call_answered"))
+        await until(lambda: any("Snoop/" in row["name"] for row in pbx.channels()))
+        far.goes("far-dtmf", "5")
+        await until(lambda: len(run.of("call_ended")) == 2)
+        assert run.of("handler_failed") == [], run.log
+        assert {event["direction"] for event in run.of("call_ended")} == {"inbound", "outbound"}
+        run.process.terminate()
+        await run.ends()
+        await pbx.empty()
+
+
 async def test_a_handler_that_cannot_load_costs_its_own_tenant_only(pbx: Pbx) -> None:
     write(
         pbx,

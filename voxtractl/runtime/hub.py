@@ -98,6 +98,12 @@ class Taker(Protocol):
     def ended(self, call: CallSession) -> None:
         """The call is over; in the loop of the taker."""
 
+    def take_leg(self) -> None:
+        """One more media leg. Raises LimitReached; in the loop of the taker."""
+
+    def give_leg(self, why: str = "") -> None:
+        """A media leg is closed."""
+
     def keep(self, work: "asyncio.Future[Any]") -> None:
         """A hook of a call runs: wait for it before the end; in the loop of the taker."""
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, cast
 from uuid import uuid4
 
 from voxtractl import naming
@@ -143,6 +143,7 @@ class CallSession:
         self._is_gone = False
         self._waits: dict[str, tuple[asyncio.Future[Any], str]] = {}
         self._playing: list[str] = []
+        self._tones: set[str] = set()  # those of the playing that end only when they are stopped
         self._digits = TypeAhead()
         self._collecting: tuple[Collector, asyncio.Future[Collected]] | None = None
         self._hooks: list[Callback] = []
@@ -155,6 +156,7 @@ class CallSession:
         self._leg_lock = asyncio.Lock()
         self._legs: list[Leg] = []
         self._barge: asyncio.Event | None = None
+        self._heard = b""  # what the caller said over the last prompt
         self._consulted: list[CallSession] = []  # calls that end with this one
         self._recordings: dict[str, _Recording] = {}
         self._stopping: dict[str, _Recording] = {}
@@ -186,6 +188,7 @@ class CallSession:
         if self.is_up:
             self._check("answer")
             return
+        await self._hush()
         await self._command(requests.answer(self.id), "answer")
         self._hub.answered(self)
 
@@ -270,6 +273,8 @@ class CallSession:
         playback = uuid4().hex
         done = self._expect(playback, op)
         self._playing.append(playback)
+        if any(uri.startswith("tone:") for uri in media):
+            self._tones.add(playback)
         target = self._bridge if self._bridge is not None else self.id
         build = requests.play_bridge if self._bridge is not None else requests.play
         try:
@@ -312,6 +317,12 @@ class CallSession:
             await self._command(requests.stop_playback(playback), "stop", missing=True)
         if self._leg is not None:
             self._leg.clear()
+
+    async def _hush(self) -> None:
+        """Stop tones: Asterisk answers and bridges a channel only when its sounds have ended (measured), and
+        a tone never does."""
+        for playback in list(self._tones):
+            await self._hub.ask(requests.stop_playback(playback))
 
     # --- digits -----------------------------------------------------------------------------------------
 
@@ -521,6 +532,8 @@ class CallSession:
         call."""
         self._check("bridge_with")
         await self.answer()
+        await self._hush()
+        await other._hush()
         bridge = await self._hub.open_bridge(self.id, [self.id, other.id])
         ends = [asyncio.ensure_future(self.wait_ended()), asyncio.ensure_future(other.wait_ended())]
         try:
@@ -669,20 +682,27 @@ class CallSession:
         from voxtractl.runtime.media import open_leg
 
         self._check(op)
-        opened = open_leg(
-            self._hub,
-            self.id,
-            self.app,
-            rate=rate,
-            transport=self._taker.media,
-            host=self._taker.audio_host,
-            breaker=self._taker.breaker,
-        )
-        return await opened
+        self._taker.take_leg()
+        try:
+            channel, leg = await open_leg(
+                self._hub,
+                self.id,
+                self.app,
+                rate=rate,
+                transport=self._taker.media,
+                host=self._taker.audio_host,
+                breaker=self._taker.breaker,
+            )
+        except BaseException:
+            self._taker.give_leg()
+            raise
+        leg.on_close(self._taker.give_leg)
+        return channel, leg
 
     async def _own_bridge(self) -> str:
         """The bridge of this call and its media; from then on sounds are played into it."""
         if self._bridge is None:
+            await self._hush()
             self._bridge = await self._hub.open_bridge(self.id, [self.id])
         return self._bridge
 
@@ -695,8 +715,9 @@ class CallSession:
                 self.id, lifecycle.MediaLost(cast("Any", kind if kind in ("hangup", "eof") else "error"))
             )
 
-    async def say(self, text: str, *, barge_in: bool = False) -> "Said":
-        """Speak; returns when it has been played. With ``barge_in`` a digit ends it early.
+    async def say(self, text: str, *, barge_in: 'bool | Literal["voice"]' = False) -> "Said":
+        """Speak; returns when it has been played. With ``barge_in`` a digit ends it early, with "voice"
+        speech does too, and the next ``listen`` hears it from its first word.
 
         Raises SpeechUnavailable when the app has no ``tts`` or it does not answer.
         """
@@ -710,13 +731,17 @@ class CallSession:
                 hint='VoxtraApp(…, tts=PiperSpeech("voice.onnx"))',
             )
         leg = await self.open_leg(self._leg.rate if self._leg else 16000)
-        stop = asyncio.Event() if barge_in else None
-        if stop is not None:
-            self._barge = stop
+        stop = self._barge = asyncio.Event() if barge_in else None
+        spoken = speech.VoiceBargeIn(leg.rate) if barge_in == "voice" else None
+        ends: asyncio.Event | Callable[[bytes], bool] | None = stop
+        if stop is not None and spoken is not None:
+            ends = lambda pcm: stop.is_set() or spoken(pcm)
         try:
-            return await self._through(speech.say(leg, voice, text, barge_in=stop), "say")
+            said = await self._through(speech.say(leg, voice, text, barge_in=ends), "say")
         finally:
             self._barge = None
+        self._heard = spoken.heard if spoken is not None and said.interrupted else b""
+        return said
 
     async def listen(
         self, timeout: float = 10.0, *, silence: float = 0.8, most: float = 30.0
@@ -736,7 +761,8 @@ class CallSession:
                 hint="VoxtraApp(…, stt=PocketsphinxRecognizer())",
             )
         leg = await self.open_leg(self._leg.rate if self._leg else 16000)
-        heard = speech.hear(leg, ear, timeout=timeout, silence=silence, most=most)
+        before, self._heard = self._heard, b""
+        heard = speech.hear(leg, ear, timeout=timeout, silence=silence, most=most, before=before)
         return await self._through(heard, "listen")
 
     async def _through(self, work: "Coroutine[Any, Any, T]", op: str) -> "T":
@@ -889,6 +915,7 @@ class CallSession:
             waiting[0].set_result(value)
 
     def _forget(self, playback: str) -> None:
+        self._tones.discard(playback)
         self._waits.pop(playback, None)
         if playback in self._playing:
             self._playing.remove(playback)
