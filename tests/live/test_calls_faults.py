@@ -143,30 +143,36 @@ async def test_a_refused_password_is_told_at_once(pbx: Pbx) -> None:
     await app.stop()
 
 
-async def test_another_process_with_the_same_app_gets_the_calls_and_kills_none(pbx: Pbx) -> None:
+async def test_another_process_with_the_same_app_gets_the_calls_and_none_is_killed(pbx: Pbx) -> None:
     adopted: asyncio.Future[CallSession] = asyncio.get_running_loop().create_future()
+    second = VoxtraApp(**pbx.account, app_name="voxtra-acme")
+
+    @second.on_adopt
+    async def adopt(call: CallSession) -> None:
+        adopted.set_result(call)
+        await call.wait_ended()
 
     async with serving(pbx, nothing) as (first, seen):
         far = pbx.call()
         call = await in_time(seen.call)
         await until(lambda: call.is_up)
-        await call.open_leg(8000)
-        async with serving(pbx, nothing) as (second, other):
-            # serving() has started it: from here on the calls are its own
-            hub = first._hubs[0]
-            assert hub.failed is not None
+        hub = first._hubs[0]
+        assert hub.failed is not None
+        await second.start()
+        try:
             with pytest.raises(AppReplaced, match="voxtra-acme"):
                 await in_time(asyncio.shield(hub.failed))
             assert (await seen.ended()).ended_by == EndedBy.LOST
             with pytest.raises(CallEnded):
                 await call.play_file("hello-world")
             await first.stop()
-            await until(lambda: other.ends())
-            assert other.names() == ["call_started", "call_adopted", "call_ended"]
-            assert other.ends()[0]["ended_by"] == "lost"
-            del second
-        await until(lambda: not far.up)
-    adopted.cancel()
+            same = await in_time(adopted)
+            assert (same.id, same.called_number) == (call.id, ACME)
+            assert (await same.play_file("hello-world")).ok
+            far.hangup()
+            assert (await in_time(same.wait_ended())).ended_by == EndedBy.CALLER
+        finally:
+            await second.stop()
 
 
 # --- our own process --------------------------------------------------------------------------------------
@@ -298,6 +304,31 @@ async def test_calls_of_a_killed_process_are_adopted_and_its_own_channels_remove
             assert (await call.wait_ended()).ended_by == EndedBy.CALLER
     finally:
         await app.stop()
+
+
+async def test_a_process_whose_app_was_taken_says_so_and_leaves_its_calls_up(
+    pbx: Pbx, tmp_path: Path
+) -> None:
+    with script(pbx, tmp_path, drain=3600) as running:
+        fars = await three_calls(pbx, running)
+        adopted: list[CallSession] = []
+        app = VoxtraApp(**pbx.account, app_name="voxtra-acme")
+
+        @app.on_adopt
+        async def adopt(call: CallSession) -> None:
+            adopted.append(call)
+            await call.wait_ended()
+
+        await app.start()
+        try:
+            assert await running.ended() == 1
+            assert "another process took the Stasis app" in running.said[-1]
+            assert running.said.count("hook") == 3
+            await until(lambda: len(adopted) == 3)
+            assert all(far.up for far in fars)
+            assert (await adopted[0].play_file("hello-world")).ok
+        finally:
+            await app.stop()
 
 
 # --- handlers ---------------------------------------------------------------------------------------------
