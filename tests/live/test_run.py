@@ -292,6 +292,22 @@ async def test_shared_apps_bring_the_tenant_as_an_argument(pbx: Pbx) -> None:
         await run.ends(7)
 
 
+async def test_more_apps_than_a_websocket_takes(pbx: Pbx) -> None:
+    many = "".join(
+        f'[tenants.t{n:03d}]\ndids = ["+2658{n:07d}"]\nhandler = "same.py:app"\n' for n in range(410)
+    )
+    write(pbx, many, same=SAYS_BYE)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        await run.says("serving 410 of 410 tenants on lab")
+        for number in (0, 405, 409):
+            pbx.call(f"+2658{number:07d}")
+        await until(lambda: len(run.of("call_ended")) == 3)
+        assert {event["tenant"] for event in run.of("call_ended")} == {"t000", "t405", "t409"}
+        run.process.terminate()
+        await run.ends()
+
+
 async def test_a_worker_takes_the_calls_of_one_that_died(pbx: Pbx) -> None:
     workers = "[defaults]\nworkers = 2\n"
     write(
@@ -311,7 +327,17 @@ async def test_a_worker_takes_the_calls_of_one_that_died(pbx: Pbx) -> None:
         assert all(event["did"] == ACME for event in two.of("call_adopted"))
         pbx.call(ACME)
         await until(lambda: len(two.of("call_started")) == 7)
-        await two.forced()
+        async with running(pbx, "--worker", "1/2", number=3) as three:
+            await asyncio.sleep(3)  # signs of life go out every second
+            two.process.terminate()
+            await two.says("draining")
+            for _ in range(6):  # some of them meet the one that drains, and are handed on
+                pbx.call(ACME)
+            await until(lambda: len(three.of("call_answered")) == 6)
+            two.process.terminate()
+            await two.ends()
+            assert len(two.of("call_started")) == 7
+            await three.forced()
 
 
 async def test_health_metrics_and_a_json_log_without_secrets(pbx: Pbx) -> None:

@@ -15,12 +15,13 @@ of them are ours. What ended meanwhile gets its end now; what nobody here knows 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import chain, repeat
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import quote
 from uuid import uuid4
 
 from voxtractl import naming
@@ -51,7 +52,8 @@ __all__ = ["AUX", "MOVED", "Hub", "Taker"]
 
 log = logging.getLogger(__name__)
 
-APPS_MAX: Final = 400  # of one websocket: about 440 fit into Asterisk's request line (facts C3)
+APPS_MAX: Final = 400  # of one websocket
+APPS_BYTES: Final = 3800  # of their names: Asterisk reads a request line of 4095 bytes (measured)
 AUX: Final = "vx-aux-"  # ids of channels and bridges of our own: media, snoop; never calls
 # Events nobody here reads; a call costs 15 events without this (facts C3).
 UNREAD: Final = [
@@ -127,6 +129,7 @@ class Hub:
         self.table = CallTable()
         self.sessions: dict[str, CallSession] = {}
         self.draining = False
+        self.elsewhere: Callable[[str], Sequence[str]] = lambda app: ()  # the app at other workers that live
         self.failed: asyncio.Future[None] | None = None
         self._takers: dict[tuple[str, str], Taker] = {}
         self._streams: list[EventStream] = []
@@ -168,10 +171,9 @@ class Hub:
         await self._resync()
 
     async def register(self) -> None:
-        """Register the apps that ``serve`` added since; up to 400 share a websocket."""
+        """Register the apps that ``serve`` added since; some hundreds share a websocket."""
         apps = sorted({app for app, _ in self._takers} - self._registered)
-        for first in range(0, len(apps), APPS_MAX):
-            some = apps[first : first + APPS_MAX]
+        for some in _shares(apps):
             stream = self._stream(some)
             await stream.start()
             self._streams.append(stream)
@@ -459,7 +461,7 @@ class Hub:
         call_id = channel["id"]
         if taker is None or self.draining:
             slug = taker.tenant if taker else (args[0] if args else None)
-            self._spawn(self._to_fallback(call_id, slug))
+            self._spawn(self._hand_on(app, call_id, args, slug))
             return
         session = self._enter(app, taker, channel, rest)
         if moved:
@@ -484,6 +486,14 @@ class Hub:
         if answer is not None and answer.status == 200 and answer.body.get("value"):
             session.called_number = answer.body["value"]
         session.post(taker.take, session)
+
+    async def _hand_on(self, app: str, call_id: str, args: list[str], slug: str | None) -> None:
+        """A call we take no more: another worker gets it as it came, else the fallback."""
+        for other in self.elsewhere(app):
+            answer = await self._insist(requests.move(call_id, other, args))
+            if answer is not None and answer.status < 300:
+                return
+        await self._to_fallback(call_id, slug)
 
     async def _to_fallback(self, call_id: str, slug: str | None) -> None:
         """A call nobody here can take: the dialplan's own fallback, else an honest cause."""
@@ -661,6 +671,21 @@ class Hub:
         if not task.cancelled() and (error := task.exception()):
             level = logging.WARNING if isinstance(error, VoxtractlError) else logging.ERROR
             log.log(level, "a step of a call failed: %s", error, exc_info=error)
+
+
+def _shares(apps: Sequence[str]) -> Iterator[list[str]]:
+    """The apps, as many to a websocket as its request line takes."""
+    share: list[str] = []
+    size = 0
+    for app in apps:
+        more = len(quote(app, safe="")) + 1
+        if share and (len(share) == APPS_MAX or size + more > APPS_BYTES):
+            yield share
+            share, size = [], 0
+        share.append(app)
+        size += more
+    if share:
+        yield share
 
 
 MOVED: Final = "voxtractl-moved"  # first Stasis argument of a call that came from a dead worker

@@ -15,6 +15,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -138,6 +139,7 @@ class Supervisor:
         self._loops: list[_Loop] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._beats: dict[tuple[str, int], tuple[str, float]] = {}
+        self._bases: dict[str, str] = {}  # our apps → the tenants' app, without the worker's number
         self._reloading = asyncio.Lock()
         self.wanted = 0  # tenants that should be served here
 
@@ -153,9 +155,9 @@ class Supervisor:
             password = node.ari_password.resolve(self.config.parent)
             journal = Journal(name)
             journal.sinks += self._sinks
-            self.hubs[name] = Hub(
-                ARIClient(node.ari, node.ari_user, password, timeout=self._timeout), journal=journal
-            )
+            ari = ARIClient(node.ari, node.ari_user, password, timeout=self._timeout)
+            hub = self.hubs[name] = Hub(ari, journal=journal)
+            hub.elsewhere = partial(self._elsewhere, name)
         for slug in self._only:
             if slug not in self._fleet.tenants:
                 raise UsageFault(
@@ -327,6 +329,7 @@ class Supervisor:
                 hub.serve(name, app, slug=slug)
                 served.names.append((hub, name, slug))
         app.app_name = self._apps(tenant)[0]
+        self._bases |= dict.fromkeys(self._apps(tenant), tenant.app)
         self.served[tenant.slug] = served
 
     def _apps(self, tenant: Tenant) -> list[str]:
@@ -422,20 +425,29 @@ class Supervisor:
                 await self._inherit(hub, dead)
 
     def _lives(self, name: str, other: int, now: float) -> bool:
-        _, since = self._beats.get((name, other), ("", now))
+        _, since = self._beats.get((name, other), ("", now))  # not looked at yet: give it time
         return now - since < DEAD_AFTER
 
     async def _inherit(self, hub: Hub, dead: int) -> None:
         """Move the calls of a dead worker here; they come as a StasisStart that says so."""
         workers = self._fleet.defaults.workers
+        theirs = {naming.worker_app(base, dead, workers): ours for ours, base in self._bases.items()}
         for row in await hub.ari.request(requests.channels()):
             dialplan = row["dialplan"]
             app, *args = dialplan.get("app_data", "").split(",")
-            for served in self.served.values():
-                if dialplan.get("app_name") == "Stasis" and app == naming.worker_app(
-                    served.tenant.app, dead, workers
-                ):
-                    ours = self._apps(served.tenant)[0]
-                    answer = await hub.ari.ask(requests.move(row["id"], ours, [MOVED, *args]))
-                    log.warning("call %s moved from worker %d: %s", row["id"], dead, answer.status)
-                    break
+            if dialplan.get("app_name") == "Stasis" and app in theirs:
+                answer = await hub.ari.ask(requests.move(row["id"], theirs[app], [MOVED, *args]))
+                log.warning("call %s moved from worker %d: %s", row["id"], dead, answer.status)
+
+    def _elsewhere(self, name: str, app: str) -> list[str]:
+        """The same app at the workers that live and take calls."""
+        if self.worker is None or app not in self._bases:
+            return []
+        now = monotonic()
+        return [
+            naming.worker_app(self._bases[app], other, self.worker.count)
+            for other in range(1, self.worker.count + 1)
+            if other != self.worker.number
+            and self._beats.get((name, other), ("", now))[0].endswith(" up")
+            and self._lives(name, other, now)
+        ]
