@@ -21,6 +21,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
 
+from voxtractl import naming
 from voxtractl.ari.client import ARIClient
 from voxtractl.errors import AriError, CallEnded, LimitReached, OriginateFailed, RuntimeFault, UsageFault
 from voxtractl.runtime import lifecycle
@@ -331,8 +332,9 @@ class VoxtraApp:
             )
         await self._turn()
         sent = dict(variables or {})
-        if self.tenant is not None:
-            sent["GROUP(voxtra)"] = self.tenant  # so that the dialplan counts it (docs/decisions/0004)
+        if self.tenant is not None and f"@{naming.outbound_context(self.tenant)}" not in endpoint:
+            # So that the dialplan counts it (docs/decisions/0004); its own outbound context does so itself.
+            sent["GROUP(voxtra)"] = self.tenant
         channel = {"id": uuid4().hex, "caller": {"number": caller_id or ""}, "state": "Down"}
         number = endpoint.partition("/")[2].partition("@")[0]
         call = CallSession(hub, self, channel, [number], Direction.OUTBOUND, app=self.app_name)

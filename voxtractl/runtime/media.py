@@ -21,7 +21,7 @@ from voxtractl.ari import requests
 from voxtractl.audio.leg import Leg
 from voxtractl.audio.mediasocket import connect
 from voxtractl.audio.server import AudioServer
-from voxtractl.errors import AriError, CallEnded, CallError, MediaFailed
+from voxtractl.errors import AriError, CallEnded, CallError, LocalProtocolError, MediaFailed
 
 if TYPE_CHECKING:
     from voxtractl.runtime.hub import Hub
@@ -77,7 +77,7 @@ async def open_leg(
         channel, leg = await opened(hub, call_id, app, rate, host)
     except CallEnded:
         raise
-    except (AriError, CallError, TimeoutError, OSError) as exc:
+    except (AriError, CallError, LocalProtocolError, TimeoutError, OSError) as exc:
         if not isinstance(exc, AriError) or exc.status >= 500 or exc.status == 0:
             breaker.tell(monotonic(), good=False)
         raise MediaFailed(

@@ -494,15 +494,20 @@ class CallSession:
         The caller hears ringing meanwhile. Raises OriginateFailed when nobody answers: the caller stays.
         Returns when one side has hung up; both legs are ended then.
         """
-        other = await self.consult(to, timeout=timeout, context=context)
+        self._check("transfer")
+        await (self.play_tone("ring") if self.is_up else self.ring())
+        try:
+            other = await self.consult(to, timeout=timeout, context=context)
+        finally:
+            await self._hush()
         self._hub.journal.write("transferred", self.told, to=to)
         return await self.bridge_with(other)
 
     transfer_to = transfer
 
     async def consult(self, to: str, *, timeout: float = 30.0, context: str | None = None) -> "CallSession":
-        """Call somebody while the caller waits: the first half of an attended transfer; the second is
-        ``bridge_with``. The new call ends with this one until they are bridged."""
+        """Call somebody while the caller waits, with whatever sound you play: the first half of an attended
+        transfer; the second is ``bridge_with``. The new call ends with this one until they are bridged."""
         self._check("consult")
         endpoint = to
         if "/" not in to:
@@ -518,8 +523,6 @@ class CallSession:
                     f"{where} does not let this call dial {to}", call=self.id, hint="outbound.allow"
                 )
             endpoint = f"Local/{to}@{where}/n"
-        if not self.is_up:
-            await self.ring()
         ringing = self._taker.call(
             endpoint, caller_id=self.caller_number or None, timeout=timeout, hub=self._hub
         )
