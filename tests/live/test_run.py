@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.live.carrier import Carrier
 from tests.live.conftest import NodeDocument
 from tests.live.pbx import ACME, BETA, Pbx, until
 from voxtractl.lab import Lab
@@ -190,6 +191,40 @@ async def test_every_kind_of_verb_works_from_a_tenants_own_thread(pbx: Pbx) -> N
         run.process.terminate()
         await run.ends()
         await pbx.empty()
+
+
+async def test_a_transfer_to_a_number_keeps_to_the_tenants_rules(pbx: Pbx) -> None:
+    text = WAITS.replace(
+        "await call.listen_dtmf(timeout=60)",
+        """for to in ("+4930", "+265700000001"):
+        try:
+            await call.transfer(to, timeout=5)
+        except CallError as exc:
+            print("told:", type(exc).__name__, getattr(exc, "disposition", ""), flush=True)""",
+    )
+    with Carrier("127.0.0.9", pbx.lab.sip_port) as carrier:
+        rules = f"""
+[tenants.acme.trunk]
+host = "127.0.0.9"
+port = {carrier.port}
+[tenants.acme.outbound]
+caller_ids = ["+265888000001"]
+allow = ["+265"]
+"""
+        text = "from voxtractl.errors import CallError\n" + text
+        write(pbx, document(acme="acme.py:app") + rules, acme=text)
+        await pushed(pbx)
+        async with running(pbx) as run:
+            pbx.call(ACME)
+            dialled = await asyncio.to_thread(carrier.receive)
+            assert (dialled.number, dialled.caller) == ("+265700000001", "+265888000001")
+            await until(lambda: len(run.of("call_ended")) == 2)
+            assert [line for line in run.log.splitlines() if line.startswith("told:")] == [
+                "told: CallError ",
+                "told: OriginateFailed busy",
+            ]
+            run.process.terminate()
+            await run.ends()
 
 
 async def test_a_handler_that_cannot_load_costs_its_own_tenant_only(pbx: Pbx) -> None:
