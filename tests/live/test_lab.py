@@ -381,7 +381,7 @@ def test_more_than_a_hundred_sessions_at_once(lab: Lab) -> None:
 
 def test_the_spool_takes_recordings(lab: Lab) -> None:
     status, answer = ari(lab, "recordings/stored")
-    assert (status, json.loads(answer)) == (200, [])
+    assert status == 200, answer  # a 500 when the folder is not there
 
 
 def test_restore_puts_a_changed_lab_back(own_lab: LabFactory) -> None:
