@@ -42,6 +42,9 @@ _ENTER: Final = (
 )
 
 
+_PROGRAMS: Final = ("mmdebstrap", "mount")  # and the names of their packages; a container may have no mount
+
+
 def build(root: Path, report: Report) -> None:
     """Build ``root`` unless it is there. About 25 s and 340 MB. Raises LabError."""
     for stale in root.parent.glob(f"{root.name}.partial-*"):
@@ -53,9 +56,10 @@ def build(root: Path, report: Report) -> None:
                 hint="set VOXTRACTL_LAB_HOME to a folder for labs only",
             )
         return
-    if shutil.which("mmdebstrap") is None:
-        report("installing mmdebstrap with apt-get")
-        _install()
+    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
+    if missing:
+        report(f"installing {' and '.join(missing)} with apt-get")
+        _install(missing)
     report(f"building Debian sid with Asterisk in {root} (once; about 30 s, 340 MB)")
     partial = root.with_name(f"{root.name}.partial-{os.getpid()}")
     claim(partial)
@@ -92,13 +96,13 @@ def account(root: Path) -> tuple[int, int]:
     )
 
 
-def _install() -> None:
+def _install(packages: Sequence[str]) -> None:
     with contextlib.suppress(LabError):
         # A broken package source of somebody else must not stop us; the next step tells if it does.
         _run(("apt-get", "update"), silent)
     words = ("apt-get", "install", "--yes", "--no-install-recommends")
     # Ubuntu does not have Debian's keys otherwise.
-    _run((*words, "mmdebstrap", "debian-archive-keyring"), silent)
+    _run((*words, *packages, "debian-archive-keyring"), silent)
 
 
 def _run(command: Sequence[str], report: Report, before: Sequence[str] = ()) -> None:

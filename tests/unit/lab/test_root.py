@@ -37,7 +37,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("BIN", str(folder))
     program(folder, "unshare", '#!/bin/sh\nshift 3\nexec "$@"\n')
-    for name in ("sh", "mkdir", "cat", "chmod"):
+    for name in ("sh", "mkdir", "cat", "chmod", "mount"):
         (folder / name).symlink_to(Path("/bin", name))
     monkeypatch.setenv("PATH", str(folder))
     return folder
@@ -122,6 +122,14 @@ def test_mmdebstrap_is_installed_when_missing_even_if_a_package_source_is_broken
     build(tmp_path / "root", said.append)
     assert said[0] == "installing mmdebstrap with apt-get"
     assert (tmp_path / "root/usr/sbin/asterisk").exists()
+
+
+def test_a_machine_without_mount_gets_it(programs: Path, tmp_path: Path) -> None:
+    (programs / "mount").unlink()
+    program(programs, "apt-get", INSTALLS)
+    said: list[str] = []
+    build(tmp_path / "root", said.append)
+    assert said[0] == "installing mmdebstrap and mount with apt-get"
 
 
 def test_without_apt_get_the_error_says_so(programs: Path, tmp_path: Path) -> None:
