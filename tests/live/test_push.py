@@ -493,6 +493,8 @@ def test_an_interrupted_push_is_undone_before_the_command_ends(two: Operator, nu
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            # As at a keyboard: what runs in the background of a script begins with SIGINT ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert pusher.stderr is not None
         for line in pusher.stderr:
