@@ -42,6 +42,9 @@ class Watch:
     async def up(self) -> None:
         self.told.put_nowait(("up",))
 
+    def taken(self, app: str) -> None:
+        self.told.put_nowait(("taken", app))
+
     async def next(self, wanted: Callable[[Any], bool], seconds: float = 30) -> Any:
         async with asyncio.timeout(seconds):
             while not wanted(found := await self.told.get()):
@@ -81,6 +84,7 @@ async def streaming(
         on_event=watch.event,
         on_up=watch.up,
         on_down=watch.down,
+        on_taken=watch.taken,
         timeout=timeout,
         backoff=SOON,
     )
@@ -301,12 +305,26 @@ async def test_a_password_that_is_refused_later_ends_the_stream(own_lab: LabFact
 async def test_an_app_taken_by_another_process_ends_the_stream(lab: Lab) -> None:
     app = an_app()
     async with streaming(lab, app) as (first, watch), streaming(lab, app) as (second, other):
+        assert await watch.next(lambda told: isinstance(told, tuple)) == ("taken", app)
         assert app in await watch.went_down()
         assert isinstance(await first.wait_failed(), AppReplaced)
         assert first.state is State.FAILED
         async with calling(lab, app) as (_, id):
             await other.start_of(id)
         assert second.connected
+
+
+async def test_of_two_apps_one_may_be_taken_and_the_other_stays(lab: Lab) -> None:
+    mine, other = an_app(), an_app()
+    async with streaming(lab, mine, other) as (stream, watch):
+        async with streaming(lab, other) as (_, theirs):
+            assert await watch.next(lambda told: isinstance(told, tuple)) == ("taken", other)
+            assert stream.apps == (mine,)
+            async with calling(lab, other) as (_, id):
+                await theirs.start_of(id)
+            async with calling(lab, mine) as (_, id):
+                await watch.start_of(id)
+        assert stream.state is State.UP
 
 
 async def test_nobody_there_is_told_after_the_timeout(lab: Lab) -> None:

@@ -110,6 +110,43 @@ async def test_a_call_that_ended_while_we_were_away_ends_here_once(pbx: Pbx) -> 
         assert seen.names() == ["call_started", "call_answered", "call_ended"]
 
 
+async def test_a_call_whose_start_was_lost_with_the_connection_is_handled_like_any_other(pbx: Pbx) -> None:
+    async with (
+        proxy(pbx.lab.http_port) as between,
+        serving(pbx, nothing, ari_url=between.url) as (_, seen),
+    ):
+        between.freeze()  # Asterisk has the connection still, so its app is there
+        far = pbx.call()
+        await until(lambda: any(row["dialplan"]["app_name"] == "Stasis" for row in pbx.channels()))
+        between.cut()
+        between.thaw()
+        call = await in_time(seen.call)
+        await until(lambda: call.is_up)
+        assert call.called_number == ACME
+        far.hangup()
+        assert (await seen.ended()).ended_by == EndedBy.CALLER
+        await until(lambda: seen.names()[-1] == "call_ended")
+        assert seen.names() == ["call_started", "call_answered", "call_ended"]
+
+
+@pytest.mark.parametrize("media", ["audiosocket", "websocket"])
+async def test_a_call_with_its_media_in_our_hands_is_lost_with_asterisk(own_pbx: Pbx, media: str) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        await call.open_leg(8000)
+        call.data["open"] = True
+        await call.wait_ended()
+
+    async with serving(own_pbx, handler, media=media) as (_, seen):
+        own_pbx.call(trunk="plain")
+        call = await in_time(seen.call)
+        await until(lambda: call.data)
+        own_pbx.lab.kill()
+        await asyncio.to_thread(own_pbx.lab.start)
+        ended = await in_time(call.wait_ended(), 30)
+        assert (ended.ended_by, ended.detail) == (EndedBy.LOST, "")
+
+
 async def test_calls_of_a_killed_asterisk_end_once_and_new_ones_come(own_pbx: Pbx) -> None:
     hooked: list[str] = []
 
@@ -300,7 +337,7 @@ async def test_calls_of_a_killed_process_are_adopted_and_its_own_channels_remove
         await until(lambda: sum(event["event"] == "call_ended" for event in events) == 3)
         for call in adopted:
             told = [event["event"] for event in events if event["call_id"] == call.id]
-            assert told == ["call_started", "call_adopted", "call_ended"]
+            assert told == ["call_adopted", "call_ended"]
             assert (await call.wait_ended()).ended_by == EndedBy.CALLER
     finally:
         await app.stop()
@@ -654,12 +691,14 @@ async def test_a_call_ends_once_with_its_media_connection(pbx: Pbx, media: str) 
         await call.answer()
         leg = await call.audio_stream(8000)
         assert await leg.receive()
+        call.data["heard"] = True
         with pytest.raises(CallEnded):
             await call.listen_dtmf(timeout=60)
 
     async with serving(pbx, handler, media=media) as (_, seen):
         pbx.call(ACME, "far-tone")
-        await until(lambda: pbx.bridges() and len(pbx.bridges()[0]["channels"]) == 2)
+        call = await in_time(seen.call)
+        await until(lambda: call.data)
         own = next(row["id"] for row in pbx.channels() if row["id"].startswith("vx-aux-"))
         assert pbx.ari("DELETE", f"channels/{own}")[0] == 204
         await in_time(seen.result)

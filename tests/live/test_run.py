@@ -361,7 +361,7 @@ async def test_a_worker_takes_the_calls_of_one_that_died(pbx: Pbx) -> None:
         await until(lambda: len(two.of("call_adopted")) == theirs, most=30)
         assert all(event["did"] == ACME for event in two.of("call_adopted"))
         pbx.call(ACME)
-        await until(lambda: len(two.of("call_started")) == 7)
+        await until(lambda: len(two.of("call_started")) == 7 - theirs)
         async with running(pbx, "--worker", "1/2", number=3) as three:
             await asyncio.sleep(3)  # signs of life go out every second
             two.process.terminate()
@@ -371,8 +371,57 @@ async def test_a_worker_takes_the_calls_of_one_that_died(pbx: Pbx) -> None:
             await until(lambda: len(three.of("call_answered")) == 6)
             two.process.terminate()
             await two.ends()
-            assert len(two.of("call_started")) == 7
+            assert len(two.of("call_started")) == 7 - theirs
             await three.forced()
+
+
+async def test_a_worker_that_comes_back_leaves_its_moved_calls_where_they_are(pbx: Pbx) -> None:
+    adopts = "\n@app.on_adopt\nasync def adopted(call):\n    await call.listen_dtmf(timeout=60)\n"
+    write(pbx, "[defaults]\nworkers = 2\n" + document(acme="acme.py:app"), acme=WAITS + adopts)
+    await pushed(pbx)
+    async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
+        fars = []
+        while not one.of("call_answered"):  # the dialplan shares calls out by chance
+            fars.append(pbx.call(ACME))
+            await until(lambda: len(one.of("call_answered")) + len(two.of("call_answered")) == len(fars))
+        one.process.kill()
+        await until(lambda: len(two.of("call_adopted")) == 1, most=30)
+        async with running(pbx, "--worker", "1/2", number=3) as three:
+            two.process.kill()  # what it had goes to the one that came back, each call once
+            await until(lambda: len(three.of("call_adopted")) == len(fars), most=30)
+            assert three.of("call_ended") == []
+            assert all(far.up for far in fars)
+            await three.forced()
+            await until(lambda: not pbx.channels())
+
+
+async def test_an_app_that_another_process_takes_costs_its_tenant_only_and_comes_back(pbx: Pbx) -> None:
+    write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=WAITS, beta=SAYS_BYE)
+    await pushed(pbx)
+    async with running(pbx) as all_of_them:
+        kept = pbx.call(ACME)
+        await until(lambda: all_of_them.of("call_answered"))
+        async with running(pbx, "beta", number=2) as other:
+            await all_of_them.says("another process took the Stasis app voxtra-beta")
+            pbx.call(BETA)
+            await until(lambda: other.of("call_ended"))
+            pbx.call(ACME)
+            await until(lambda: len(all_of_them.of("call_answered")) == 2)
+            all_of_them.process.send_signal(signal.SIGHUP)  # the operator's word: take it back
+            await other.ends(4)
+            assert "another process took the Stasis app 'voxtra-beta'" in other.log
+        pbx.call(BETA)
+        await until(lambda: all_of_them.of("call_ended"))
+        async with running(pbx, "beta", number=3) as other:
+            await until(lambda: all_of_them.log.count("another process took") == 2)
+            other.process.terminate()
+            await other.ends()
+        await until(lambda: all_of_them.log.count("serving again") == 2)
+        pbx.call(BETA)
+        await until(lambda: len(all_of_them.of("call_ended")) == 2)
+        assert {event["tenant"] for event in all_of_them.of("call_ended")} == {"beta"}
+        assert kept.up
+        await all_of_them.forced()
 
 
 async def test_health_metrics_and_a_json_log_without_secrets(pbx: Pbx) -> None:

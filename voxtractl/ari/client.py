@@ -84,6 +84,7 @@ class ARIClient:
         on_event: "Callable[[Event], None]",
         on_up: Callable[[], Awaitable[None]] | None = None,
         on_down: Callable[[str], None] | None = None,
+        on_taken: Callable[[str], None] | None = None,
         timeout: float = 10.0,
     ) -> "EventStream":
         """An event stream to the same Asterisk with the same user; not started."""
@@ -97,6 +98,7 @@ class ARIClient:
             on_event=on_event,
             on_up=on_up,
             on_down=on_down,
+            on_taken=on_taken,
             timeout=timeout,
         )
 

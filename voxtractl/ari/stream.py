@@ -1,8 +1,11 @@
 """The websocket of ARI: the events of one or more Stasis apps, and requests over the same connection.
 
     NEW ──start()──▶ CONNECTING ──▶ UP ──lost──▶ DOWN ──▶ UP …  connects again by itself, with backoff
-                         └───────────┴────────────┴──▶ FAILED   password refused; another process took the app
+                         └───────────┴────────────┴──▶ FAILED   password refused; others took the last app
     every state ──close()──▶ CLOSED
+
+An app that another process takes is gone from the stream, which goes on for the others and does not take it
+back: two processes that did would take it from each other for ever.
 
 Asterisk keeps no events while we are away (facts C4): after each ``on_up`` compare with ``GET /channels``.
 A request that was on its way when the connection was lost may have been carried out; it fails with
@@ -75,7 +78,8 @@ class EventStream:
     ``on_event`` gets every event in order, from the reader itself: it must be quick, and an exception in it
     is logged and ends nothing. ``on_down`` gets one sentence each time the connection is lost for a while or
     for good (then ``failure`` is set). ``on_up`` runs as a task each time it is there again, not the first
-    time, which is the return of ``start``; it ends early when the connection is lost meanwhile.
+    time, which is the return of ``start``; it ends early when the connection is lost meanwhile. ``on_taken``
+    gets each app that another process took, also the last one.
     ``timeout``: seconds ``start`` waits for Asterisk. All belongs to the event loop ``start`` was called in.
     """
 
@@ -89,6 +93,7 @@ class EventStream:
         on_event: Callable[[Event], None],
         on_up: Callable[[], Awaitable[None]] | None = None,
         on_down: Callable[[str], None] | None = None,
+        on_taken: Callable[[str], None] | None = None,
         timeout: float = 10.0,
         backoff: Backoff = Backoff(),  # noqa: B008  (a value)
     ) -> None:
@@ -99,7 +104,7 @@ class EventStream:
         self._target = _target(self.url, self.apps)
         self._user = user
         self._password = password if isinstance(password, Secret) else Secret(password)
-        self._on_event, self._on_up, self._on_down = on_event, on_up, on_down
+        self._on_event, self._on_up, self._on_down, self._on_taken = on_event, on_up, on_down, on_taken
         self._timeout = timeout
         self._backoff = backoff
         self._run: asyncio.Task[None] | None = None
@@ -291,7 +296,7 @@ class EventStream:
                 await asyncio.wait([reader])
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> str:
-        """Read until the connection ends; returns why. Raises AppReplaced."""
+        """Read until the connection ends; returns why. Raises AppReplaced when no app is left."""
         while True:
             message = await socket.receive()
             self._heard = True
@@ -312,15 +317,30 @@ class EventStream:
 
     def _happened(self, kind: str, event: Any) -> None:
         if kind == "ApplicationReplaced":
-            raise AppReplaced(
-                f"another process took the Stasis app {event.get('application')!r}: its calls go there",
-                where=self.url,
-                hint="end one of the two, or give each an app of its own",
-            )
+            self._taken(event.get("application"))
+            return
         try:
             self._on_event(event)
         except Exception:  # the caller's own code: no event may end the stream
             log.exception("an event of type %s was not handled", kind)
+
+    def _taken(self, app: str | None) -> None:
+        """Another process has the app now. Raises AppReplaced when it was the last one here."""
+        if app not in self.apps:
+            return
+        self.apps = tuple(one for one in self.apps if one != app)
+        if self._on_taken is not None:
+            try:
+                self._on_taken(app)
+            except Exception:  # the caller's own code
+                log.exception("on_taken of the event stream of %s failed", self.url)
+        if not self.apps:
+            raise AppReplaced(
+                f"another process took the Stasis app {app!r}: its calls go there",
+                where=self.url,
+                hint="end one of the two, or give each an app of its own",
+            )
+        self._target = _target(self.url, self.apps)
 
     def _lose(self) -> None:
         """What was on the way has no answer any more."""

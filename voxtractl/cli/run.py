@@ -124,10 +124,14 @@ async def _serve(supervisor: "Supervisor", counters: Any, port: int | None, drai
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    reloads: set[asyncio.Task[bool]] = set()
+    reloads: set[asyncio.Task[None]] = set()
+
+    async def again() -> None:
+        await supervisor.reload()
+        await supervisor.reclaim(force=True)
 
     def reload() -> None:
-        reloads.add(task := loop.create_task(supervisor.reload()))
+        reloads.add(task := loop.create_task(again()))
         task.add_done_callback(reloads.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reload)

@@ -10,17 +10,18 @@ supervisor gives every tenant its own, so that a handler that blocks stops its o
           └▶ session: playbacks, digits, recordings
 
 After a lost connection events are lost for good (facts C4), so the hub asks: which channels are there, which
-of them are ours. What ended meanwhile gets its end now; what nobody here knows is adopted.
+of them are ours. What ended meanwhile gets its end now. A call that nobody here knows came meanwhile and is
+taken like any other; at the start it is one that another process had, and is adopted.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import chain, repeat
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -78,6 +79,14 @@ END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
 AUX_TIMEOUT: Final = 5.0  # seconds until a channel of our own must be in the app
 
 
+class Place(NamedTuple):
+    """A channel that is in a Stasis app, and the arguments it came there with."""
+
+    channel: Mapping[str, Any]
+    app: str
+    args: list[str]
+
+
 class Taker(Protocol):
     """Who gets the calls of a Stasis app: a VoxtraApp."""
 
@@ -129,11 +138,13 @@ class Hub:
         self.table = CallTable()
         self.sessions: dict[str, CallSession] = {}
         self.draining = False
+        self._stopped = False
         self.elsewhere: Callable[[str], Sequence[str]] = lambda app: ()  # the app at other workers that live
         self.failed: asyncio.Future[None] | None = None
         self._takers: dict[tuple[str, str], Taker] = {}
         self._streams: list[EventStream] = []
         self._registered: set[str] = set()
+        self.taken: set[str] = set()  # apps that another process has
         self._aux: dict[str, Future[None]] = {}  # channels of ours that are not in the app yet
         self._aux_of: dict[str, str] = {}  # channel or bridge of ours → the call it belongs to
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -168,11 +179,11 @@ class Hub:
         self.failed = self._loop.create_future()
         await self.ari.open()
         await self.register()
-        await self._resync()
+        await self._resync(adopting=True)
 
     async def register(self) -> None:
         """Register the apps that ``serve`` added since; some hundreds share a websocket."""
-        apps = sorted({app for app, _ in self._takers} - self._registered)
+        apps = sorted({app for app, _ in self._takers} - self._registered - self.taken)
         for some in _shares(apps):
             stream = self._stream(some)
             await stream.start()
@@ -183,10 +194,35 @@ class Hub:
             await self._filter(some)
 
     def _stream(self, apps: list[str]) -> EventStream:
-        return self.ari.stream(apps, on_event=self._on_event, on_up=self._on_up, on_down=self._on_down)
+        return self.ari.stream(
+            apps,
+            on_event=self._on_event,
+            on_up=self._on_up,
+            on_down=self._on_down,
+            on_taken=self._on_taken,
+        )
+
+    async def reclaim(self, *, force: bool = False) -> None:
+        """Serve apps again that another process took, when it has left them; ``force``: all of them.
+
+        Raises AriError.
+        """
+        if not self.taken or self._stopped:
+            return
+        apps = sorted(self.taken)
+        answers = await self.ari.ask_all([requests.application(app) for app in apps])
+        free = {app for app, answer in zip(apps, answers, strict=True) if force or answer.status == 404}
+        if free:
+            self.taken -= free
+            await self.register()
+            if self.failed is None or self.failed.done():  # all were taken
+                self.failed = self.loop.create_future()
+            await self._resync(adopting=True)
+            log.warning("serving again at %s: %s", self.ari.url, ", ".join(sorted(free)))
 
     async def stop(self) -> None:
         """End the connection; a second stop does nothing. Calls that are up stay up: drain first."""
+        self._stopped = True
         if self._tasks and self.connected:  # what is left of ended calls is being removed
             await asyncio.wait(set(self._tasks), timeout=END_TIMEOUT)
         streams, self._streams = self._streams, []
@@ -286,11 +322,11 @@ class Hub:
 
     # --- calls ------------------------------------------------------------------------------------------
 
-    def open(self, session: CallSession, *, up: bool) -> None:
-        """Enter a call into the table, before anything of it can happen."""
+    def open(self, session: CallSession, *, up: bool, begin: str = "call_started") -> None:
+        """Enter a call into the table, before anything of it can happen; ``begin`` is the event of it."""
         self.sessions[session.id] = session
         self.table.open(session.id, session.direction, monotonic(), up=up)
-        self.journal.write("call_started", session.told)
+        self.journal.write(begin, session.told)
 
     async def originate(self, session: CallSession, **how: Any) -> None:
         """Enter the call and send its originate, from whatever loop. Raises AriError or UsageFault."""
@@ -300,6 +336,12 @@ class Hub:
             await self._over(self._originate(session, how))
 
     async def _originate(self, session: CallSession, how: Mapping[str, Any]) -> None:
+        if session.app in self.taken:
+            raise AppReplaced(
+                f"another process has the Stasis app {session.app!r}: it would get the call",
+                where=self.ari.url,
+                hint="end the other process",
+            )
         self.open(session, up=False)
         self._sending.add(session.id)
         try:
@@ -458,24 +500,30 @@ class Hub:
         """A new call, or one that was moved here when its worker died (its first argument says so)."""
         moved = args[:1] == [MOVED]
         taker, rest = self._taker(app, args[1:] if moved else args)
-        call_id = channel["id"]
         if taker is None or self.draining:
             slug = taker.tenant if taker else (args[0] if args else None)
-            self._spawn(self._hand_on(app, call_id, args, slug))
+            self._spawn(self._hand_on(Place(channel, app, args), slug))
             return
-        session = self._enter(app, taker, channel, rest)
         if moved:
-            self.journal.write("call_adopted", session.told)
-            session.post(taker.adopt, session)
-        elif rest:
+            self._adopt(app, taker, channel, rest)
+            return
+        session = self._enter(app, taker, channel, rest, "call_started")
+        if rest:
             session.post(taker.take, session)
         else:
             self._spawn(self._take_by_dnid(taker, session))
 
-    def _enter(self, app: str, taker: Taker, channel: Mapping[str, Any], args: list[str]) -> CallSession:
+    def _adopt(self, app: str, taker: Taker, channel: Mapping[str, Any], args: list[str]) -> None:
+        """A call that another process had; that one told its begin."""
+        session = self._enter(app, taker, channel, args, "call_adopted")
+        session.post(taker.adopt, session)
+
+    def _enter(
+        self, app: str, taker: Taker, channel: Mapping[str, Any], args: list[str], begin: str
+    ) -> CallSession:
         """A channel that is in the app becomes a call."""
         session = CallSession(self, taker, channel, args, Direction.INBOUND, app=app)
-        self.open(session, up=channel["state"] == "Up")
+        self.open(session, up=channel["state"] == "Up", begin=begin)
         self._feed(session.id, lifecycle.Started())
         self._spawn(self._subscribe(app, session.id))
         return session
@@ -487,13 +535,32 @@ class Hub:
             session.called_number = answer.body["value"]
         session.post(taker.take, session)
 
-    async def _hand_on(self, app: str, call_id: str, args: list[str], slug: str | None) -> None:
+    async def _hand_on(self, place: Place, slug: str | None) -> None:
         """A call we take no more: another worker gets it as it came, else the fallback."""
-        for other in self.elsewhere(app):
-            answer = await self._insist(requests.move(call_id, other, args))
-            if answer is not None and answer.status < 300:
+        for other in self.elsewhere(place.app):
+            if await self.move(place, other, place.args):
                 return
-        await self._to_fallback(call_id, slug)
+        await self._to_fallback(place.channel["id"], slug)
+
+    async def move(self, place: Place, to: str, args: Sequence[str]) -> bool:
+        """Give a call to another app of this Asterisk, and leave a note of it on the channel: Asterisk goes
+        on to name the app that the dialplan sent it to."""
+        call_id, line = place.channel["id"], _line_of(place.channel)
+        await self._insist(requests.set_variable(call_id, PLACE, f"{to} {line}"))
+        answer = await self._insist(requests.move(call_id, to, args))
+        if answer is not None and answer.status < 300:
+            return True
+        await self._insist(requests.set_variable(call_id, PLACE, f"{place.app} {line}"))
+        return False
+
+    async def places(self, channels: Iterable[Mapping[str, Any]]) -> list[Place]:
+        """Those of these channels that are in a Stasis app. Raises AriError."""
+        inside = [row for row in channels if row["dialplan"].get("app_name") == "Stasis"]
+        notes = await self.ari.ask_all([requests.get_variable(row["id"], PLACE) for row in inside])
+        return [
+            _place(row, str(note.body["value"]) if note.status == 200 else "")
+            for row, note in zip(inside, notes, strict=True)
+        ]
 
     async def _to_fallback(self, call_id: str, slug: str | None) -> None:
         """A call nobody here can take: the dialplan's own fallback, else an honest cause."""
@@ -579,21 +646,25 @@ class Hub:
     # --- the connection ---------------------------------------------------------------------------------
 
     def _on_down(self, reason: str) -> None:
-        log.warning("the event connection to %s is down: %s", self.ari.url, reason)
-        for stream in self._streams:
-            if stream.failure is None:
-                continue
-            if self.failed is not None and not self.failed.done():
-                self.failed.set_exception(stream.failure)
-            if isinstance(stream.failure, AppReplaced):
-                self._hand_over(stream.apps)
+        taken = [stream for stream in self._streams if isinstance(stream.failure, AppReplaced)]
+        for stream in taken:  # others have all of its apps; the rest goes on
+            self._streams.remove(stream)
+            self.ari.attach(self._streams[0] if self._streams else None)
+        failures = [s.failure for s in self._streams or taken if s.failure is not None]
+        if failures or not taken:
+            log.warning("the event connection to %s is down: %s", self.ari.url, reason)
+        if failures and self.failed is not None and not self.failed.done():
+            self.failed.set_exception(failures[0])
 
-    def _hand_over(self, apps: Sequence[str]) -> None:
-        """Another process has these apps, so it adopts their calls: here they are over, there they go on."""
+    def _on_taken(self, app: str) -> None:
+        """Another process has this app, so it adopts its calls: here they are over, there they go on."""
+        log.error("another process took the Stasis app %s at %s: its calls go there", app, self.ari.url)
+        self._registered.discard(app)
+        self.taken.add(app)
         for session in list(self.sessions.values()):
-            if session.app in apps:
+            if session.app == app:
                 self._disown(session.id)
-                self._feed(session.id, lifecycle.Restarted())
+                self._feed(session.id, lifecycle.Lost())
 
     def _disown(self, call_id: str) -> None:
         for aux, owner in list(self._aux_of.items()):
@@ -606,7 +677,7 @@ class Hub:
         for pause in chain(RESYNC_PAUSES, repeat(RESYNC_PAUSES[-1])):
             try:
                 await self._filter(sorted(self._registered))
-                await self._resync()
+                await self._resync(adopting=False)
             except AriError as exc:
                 log.warning("the calls could not be compared with Asterisk: %s", exc)
                 await asyncio.sleep(pause)
@@ -618,19 +689,21 @@ class Hub:
             if answer.status >= 300:
                 log.warning("Asterisk does not filter events: %s", answer.message)
 
-    async def _resync(self) -> None:
+    async def _resync(self, *, adopting: bool) -> None:
         """Compare the table with Asterisk: subscribe first, then look, so that nothing falls between.
 
-        Raises AriError.
+        ``adopting``: another process had the calls nobody here knows. Raises AriError.
         """
         live = list(self.sessions.values())
         await self.ari.ask_all([requests.subscribe(s.app, [f"channel:{s.id}"]) for s in live])
         channels = {row["id"]: row for row in await self.ari.request(requests.channels())}
         for session in live:
             if session.id not in self._sending:
-                self._feed(session.id, lifecycle.Present() if session.id in channels else lifecycle.Missing())
-        for row in channels.values():
-            self._adopt(row)
+                self._feed(session.id, lifecycle.Present() if session.id in channels else lifecycle.Lost())
+        strange = [row for row in channels.values() if not self.table.known(row["id"])]
+        for place in await self.places(strange):
+            if place.app in self._registered and not self.table.known(place.channel["id"]):
+                self._found(*place, adopting=adopting)
         for row in await self.ari.request(requests.bridges()):
             if (
                 row["id"].startswith(AUX)
@@ -639,25 +712,18 @@ class Hub:
             ):
                 self._spawn(self._insist(requests.destroy_bridge(row["id"])))
 
-    def _adopt(self, channel: Mapping[str, Any]) -> None:
+    def _found(self, channel: Mapping[str, Any], app: str, args: list[str], *, adopting: bool) -> None:
         """A channel that waits in one of our apps and that nobody here knows."""
-        call_id, dialplan = channel["id"], channel["dialplan"]
-        app, *args = dialplan.get("app_data", "").split(",")
-        if dialplan.get("app_name") != "Stasis" or app not in self._registered:
-            return
-        if call_id in self.sessions or self.table.known(call_id):
-            return
+        call_id = channel["id"]
         if call_id.startswith(AUX):
             if call_id not in self._aux_of:
                 self._spawn(self._insist(requests.hangup(call_id, "normal")))
             return
         taker, rest = self._taker(app, args)
-        if taker is None:
-            self._spawn(self._to_fallback(call_id, args[0] if args else None))
-            return
-        session = self._enter(app, taker, channel, rest)
-        self.journal.write("call_adopted", session.told)
-        session.post(taker.adopt, session)
+        if adopting and taker is not None:
+            self._adopt(app, taker, channel, rest)
+        else:
+            self._begin(app, channel, args)
 
     # --- tasks ------------------------------------------------------------------------------------------
 
@@ -671,6 +737,19 @@ class Hub:
         if not task.cancelled() and (error := task.exception()):
             level = logging.WARNING if isinstance(error, VoxtractlError) else logging.ERROR
             log.log(level, "a step of a call failed: %s", error, exc_info=error)
+
+
+def _line_of(channel: Mapping[str, Any]) -> str:
+    """Where in the dialplan it is."""
+    dialplan = channel["dialplan"]
+    return f"{dialplan['context']},{dialplan['exten']},{dialplan['priority']}"
+
+
+def _place(channel: Mapping[str, Any], note: str) -> Place:
+    app, *args = channel["dialplan"].get("app_data", "").split(",")
+    moved_to, _, line = note.partition(" ")
+    # From another line of the dialplan it has come into an app anew, after it was moved.
+    return Place(channel, moved_to if line == _line_of(channel) else app, args)
 
 
 def _shares(apps: Sequence[str]) -> Iterator[list[str]]:
@@ -689,6 +768,7 @@ def _shares(apps: Sequence[str]) -> Iterator[list[str]]:
 
 
 MOVED: Final = "voxtractl-moved"  # first Stasis argument of a call that came from a dead worker
+PLACE: Final = "VOXTRA_APP"  # variable of a channel that was moved: the app it is in
 
 _READERS: Final = {
     "StasisStart": Hub._on_start,

@@ -20,7 +20,7 @@ late, or it is told twice. Who ended the call is who gave the first sign:
     a soft hangup that is not ours      asterisk: the console, AMI, TIMEOUT(absolute), the dialplan's end
     the media connection                asterisk, unless the far side's hangup request follows
     no request at all                   asterisk when it was in the dialplan or ringing out, else caller
-    Asterisk has it no more, unheard    lost
+    Asterisk has it no more, unheard    lost; also when the media connection ended before
 """
 
 from collections.abc import Callable, Mapping
@@ -55,11 +55,11 @@ __all__ = [
     "HangupRequested",
     "LeftStasis",
     "Look",
+    "Lost",
     "MediaLost",
     "Missing",
     "Move",
     "Present",
-    "Restarted",
     "Signal",
     "Started",
     "State",
@@ -193,8 +193,8 @@ class Present:
 
 
 @dataclass(frozen=True, slots=True)
-class Restarted:
-    """Asterisk is another process than the one that had the call."""
+class Lost:
+    """It is gone, and how was not heard: events were lost, or another process has its app now."""
 
 
 Signal = (
@@ -213,7 +213,7 @@ Signal = (
     | Doubted
     | Missing
     | Present
-    | Restarted
+    | Lost
 )
 
 
@@ -293,7 +293,7 @@ _STOP: Final = {
     HangUp: Move(State.ENDING, (Delete,)),
     Destroyed: Move(State.ENDED, (Gone, End)),
     Missing: Move(State.ENDED, (Gone, End)),
-    Restarted: Move(State.ENDED, (Gone, End)),
+    Lost: Move(State.ENDED, (Gone, End)),
 }
 _HERE: Final = {
     **_STOP,
@@ -338,7 +338,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Signal], Move]]] = MappingProxyTy
             Present: Move(State.ENDING, (Delete,)),  # it should be gone: the DELETE or its answer was lost
             Destroyed: Move(State.ENDED, (Gone, End)),
             Missing: Move(State.ENDED, (Gone, End)),
-            Restarted: Move(State.ENDED, (Gone, End)),
+            Lost: Move(State.ENDED, (Gone, End)),
         },
         State.ENDED: {},
     }
@@ -478,8 +478,10 @@ def _blame(call: Call, signal: Signal) -> None:
             call.by = call.by or _unasked(call)
         case Missing() if call.looking:
             call.by = call.by or EndedBy.CALLER  # it left the app by itself; its hangup request is on the way
-        case Missing() | Restarted():
+        case Missing():
             call.by = call.by or EndedBy.LOST
+        case Lost() if call.by is None or call.by_media:  # the media connection ended with all else
+            call.by, call.reason, call.detail = EndedBy.LOST, None, ""
 
 
 def _ours(call: Call, by: EndedBy, reason: str, detail: str = "") -> None:

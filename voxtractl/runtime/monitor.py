@@ -32,6 +32,9 @@ class Monitor:
         self._started = Counter(
             "voxtractl_calls_started", "Calls begun", (*of, "direction"), registry=self.registry
         )
+        self._adopted = Counter(
+            "voxtractl_calls_adopted", "Calls taken over from another process", of, registry=self.registry
+        )
         self._ended = Counter(
             "voxtractl_calls_ended", "Calls ended", (*of, "disposition", "ended_by"), registry=self.registry
         )
@@ -48,6 +51,9 @@ class Monitor:
         self._up = Gauge(
             "voxtractl_node_connected", "1 when events come in", ("node",), registry=self.registry
         )
+        self._taken = Gauge(
+            "voxtractl_apps_taken", "Stasis apps another process has", ("node",), registry=self.registry
+        )
         self._tenants = Gauge("voxtractl_tenants", "Tenants", ("state",), registry=self.registry)
         self._runner: AppRunner | None = None
 
@@ -57,6 +63,8 @@ class Monitor:
         match event["event"]:
             case "call_started":
                 self._started.labels(*of, event["direction"]).inc()
+            case "call_adopted":
+                self._adopted.labels(*of).inc()
             case "call_ended":
                 self._ended.labels(*of, event["disposition"], event["ended_by"]).inc()
                 self._seconds.labels(*of).observe(event["seconds"])
@@ -120,6 +128,7 @@ class Monitor:
             for name, hub in self.supervisor.hubs.items():
                 self._live.labels(name).set(len(hub.table.live))
                 self._up.labels(name).set(hub.connected)
+                self._taken.labels(name).set(len(hub.taken))
             self._tenants.labels("served").set(len(self.supervisor.served))
             self._tenants.labels("without_handler").set(len(self.supervisor.faults))
         return web.Response(

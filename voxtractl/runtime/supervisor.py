@@ -23,7 +23,7 @@ from typing import Final
 from voxtractl import files, naming
 from voxtractl.ari import requests
 from voxtractl.ari.client import ARIClient
-from voxtractl.errors import AriError, HandlerFault, UsageFault, VoxtractlError
+from voxtractl.errors import AppReplaced, AriError, HandlerFault, UsageFault, VoxtractlError
 from voxtractl.model import document
 from voxtractl.model.fleet import Fleet
 from voxtractl.model.tenant import Tenant
@@ -214,16 +214,23 @@ class Supervisor:
             loop.stop()
 
     async def failed(self) -> VoxtractlError:
-        """Wait until a connection ended for good, and return why."""
-        futures = [hub.failed for hub in self.hubs.values() if hub.failed is not None]
+        """Wait until a connection ended for good, and return why.
+
+        A node whose apps are all another process's is no reason to leave the other nodes.
+        """
         while True:
-            done, _ = await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-            for future in done:
-                if not future.cancelled() and isinstance(error := future.exception(), VoxtractlError):
+            futures = [hub.failed for hub in self.hubs.values() if hub.failed is not None]
+            errors = [one.exception() for one in futures if one.done() and not one.cancelled()]
+            for error in errors:
+                if isinstance(error, VoxtractlError) and (
+                    not isinstance(error, AppReplaced) or len(errors) == len(futures)
+                ):
                     return error
-            futures = [future for future in futures if not future.done()]
-            if not futures:
-                await asyncio.get_running_loop().create_future()  # all were stopped by us: wait for ever
+            waiting = [one for one in futures if not one.done()]
+            if waiting:  # a node that is served again has another future
+                await asyncio.wait(waiting, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
+            else:  # we stopped them
+                await asyncio.sleep(LOOK_EVERY)
 
     def listen(self, sink: Sink) -> None:
         """One more sink; before ``start``."""
@@ -376,6 +383,15 @@ class Supervisor:
                 continue
             if changed:
                 await self.reload()
+            await self.reclaim()
+
+    async def reclaim(self, *, force: bool = False) -> None:
+        """Serve apps that another process took, when it has left them; ``force``: take them back."""
+        for name, hub in self.hubs.items():
+            try:
+                await hub.reclaim(force=force)
+            except AriError as exc:
+                log.warning("%s: the apps of another process cannot be taken back: %s", name, exc)
 
     async def _watch(self) -> None:
         """Tell which tenant's handler blocks its loop, and where; once for each time."""
@@ -432,12 +448,11 @@ class Supervisor:
         """Move the calls of a dead worker here; they come as a StasisStart that says so."""
         workers = self._fleet.defaults.workers
         theirs = {naming.worker_app(base, dead, workers): ours for ours, base in self._bases.items()}
-        for row in await hub.ari.request(requests.channels()):
-            dialplan = row["dialplan"]
-            app, *args = dialplan.get("app_data", "").split(",")
-            if dialplan.get("app_name") == "Stasis" and app in theirs:
-                answer = await hub.ari.ask(requests.move(row["id"], theirs[app], [MOVED, *args]))
-                log.warning("call %s moved from worker %d: %s", row["id"], dead, answer.status)
+        for place in await hub.places(await hub.ari.request(requests.channels())):
+            if place.app in theirs:
+                moved = await hub.move(place, theirs[place.app], [MOVED, *place.args])
+                told = "moved" if moved else "not moved"
+                log.warning("call %s of worker %d %s", place.channel["id"], dead, told)
 
     def _elsewhere(self, name: str, app: str) -> list[str]:
         """The same app at the workers that live and take calls."""

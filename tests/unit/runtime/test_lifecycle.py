@@ -29,10 +29,10 @@ from voxtractl.runtime.lifecycle import (
     HangupRequested,
     LeftStasis,
     Look,
+    Lost,
     MediaLost,
     Missing,
     Present,
-    Restarted,
     Signal,
     Started,
     State,
@@ -46,7 +46,7 @@ RING, ANSWER = (Dialled(""), Dialled("RINGING")), (Dialled("ANSWER"),)
 FAR_BYE = HangupRequested()
 OUR_SOFT = HangupRequested(cause=32, soft=True)
 DIALPLAN_END = HangupRequested(cause=16, soft=True)  # Asterisk's last word on every call that has a dialplan
-TERMINAL = (Destroyed, Missing, Restarted)
+TERMINAL = (Destroyed, Missing, Lost)
 
 
 def run(direction: Direction, *signals: Signal, up: bool = False) -> tuple[list[Action], CallTable]:
@@ -220,7 +220,7 @@ CALLS: dict[str, tuple[Direction, tuple[Signal, ...], Told]] = {
     ),
     "inbound: Asterisk restarts": (
         IN,
-        (Started(), Restarted()),
+        (Started(), Lost()),
         Told("failed", "lost", 0, asked="G"),
     ),
     "inbound: our DELETE got lost with the connection": (
@@ -444,7 +444,7 @@ SIGNALS: st.SearchStrategy[Signal] = st.one_of(
     st.just(Doubted()),
     st.just(Missing()),
     st.just(Present()),
-    st.just(Restarted()),
+    st.just(Lost()),
 )
 
 
