@@ -483,6 +483,7 @@ async def test_giving_up_on_an_originate_leaves_nothing_ringing(pbx: Pbx) -> Non
             async with asyncio.timeout(0.5):
                 await app.originate("Local/s@far-rings/n", timeout=30)
         await pbx.empty()
+        await until(lambda: seen.ends())
         assert seen.names() == ["call_started", "call_ended"]
 
 

@@ -10,6 +10,7 @@ reuse races with its close.
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -88,7 +89,7 @@ class ARIClient:
         timeout: float = 10.0,
     ) -> "EventStream":
         """An event stream to the same Asterisk with the same user; not started."""
-        from voxtractl.ari.stream import EventStream  # loads aiohttp, which commands do without
+        from voxtractl.ari.stream import EventStream  # loads picows, which commands do without
 
         return EventStream(
             self.url,
@@ -115,8 +116,29 @@ class ARIClient:
             answer = await self._stream.ask(request, timeout=seconds)
         else:
             answer = await self._over_http(self._server, request, seconds)
+        if denied := self._denied(request, answer):
+            raise denied
+        return answer
+
+    def post(self, request: Request, told: Callable[[Answer | AriError], object]) -> bool:
+        """Send it over the websocket without waiting: ``told`` gets what ``ask`` returns or raises, once.
+
+        False when the websocket does not take it: nothing was sent.
+        """
+        if self._stream is None or not self._stream.takes(request):
+            return False
+        self._stream.post(request, partial(self._tell, request, told), timeout=self._timeout)
+        return True
+
+    def _tell(
+        self, request: Request, told: Callable[[Answer | AriError], object], answer: Answer | AriError
+    ) -> None:
+        told((self._denied(request, answer) if isinstance(answer, Answer) else None) or answer)
+
+    def _denied(self, request: Request, answer: Answer) -> AriError | None:
+        """The error of an answer that says this user may not."""
         if answer.status == 401:
-            raise AriAuthFailed(
+            return AriAuthFailed(
                 f"Asterisk refuses the ARI user {self._user!r}: wrong name or password",
                 method=request.method,
                 path=request.path,
@@ -125,7 +147,7 @@ class ARIClient:
                 hint=f"compare with the section [{self._user}] in the node's ari.conf",
             )
         if answer.status == 403:
-            raise AriError(
+            return AriError(
                 f"the ARI user {self._user!r} may not {request.method} {request.path}: {answer.message}",
                 method=request.method,
                 path=request.path,
@@ -133,7 +155,7 @@ class ARIClient:
                 where=self.url,
                 hint=f"set read_only = no in [{self._user}] of the node's ari.conf",
             )
-        return answer
+        return None
 
     async def _over_http(self, server: http.Server, request: Request, seconds: float) -> Answer:
         try:

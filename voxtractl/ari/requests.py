@@ -478,9 +478,12 @@ def dial(id: str, *, caller: str | None = None, timeout: float = 30) -> Request:
     return Request("POST", _id("channels", id, "dial"), _query(("caller", caller), ("timeout", timeout)))
 
 
-def answer(id: str) -> Request:
-    """Waits while a sound is played to the channel or it is recorded; stop that first."""
-    return Request("POST", _id("channels", id, "answer"), slow=True)
+def answer(id: str, *, first: bool = False) -> Request:
+    """Waits while a sound is played to the channel or it is recorded; stop that first.
+
+    ``first``: nothing was asked of this channel before, so there is nothing to wait for.
+    """
+    return Request("POST", _id("channels", id, "answer"), slow=not first)
 
 
 def hangup(id: str, reason: str | None = None, *, cause: int | None = None) -> Request:

@@ -21,16 +21,14 @@ import logging
 import random
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from enum import StrEnum
+from functools import partial
 from json import dumps, loads
-from socket import SHUT_RDWR
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
-import aiohttp
-from aiohttp import WSMsgType
-from yarl import URL
+import picows
+from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
 from voxtractl.ari import requests
 from voxtractl.ari.backoff import Backoff
@@ -43,6 +41,8 @@ from voxtractl.settings import Secret
 __all__ = ["EventStream", "State"]
 
 log = logging.getLogger(__name__)
+wire = log.getChild("wire")  # picows tells every connection it ends
+wire.setLevel(logging.WARNING)
 
 LINE_MAX: Final = (
     4095  # bytes of the request line with its end that Asterisk takes; one more is a 400 (measured)
@@ -56,11 +56,28 @@ HANDSHAKE: Final = 5.0  # seconds; a frozen Asterisk accepts and says nothing
 # driver keeps its connection silent, and its answer is worth more than a quick verdict.
 PING: Final = 2.5  # seconds between pings; Asterisk answers each (measured)
 PINGS_LOST: Final = 3
-SEND: Final = 0.5  # seconds for a ping to be taken
 CLOSE: Final = 1.0  # seconds for the farewell, which takes Asterisk a millisecond
 
 EVENTS: Final = Request("GET", "/events")
 UNKNOWN: Final = "whether Asterisk did what was asked is unknown"
+
+
+Told = Callable[[Answer | AriUnreachable], object]
+
+
+class _Waiting(NamedTuple):
+    """A request whose answer is not there yet."""
+
+    request: Request
+    told: Told
+    seconds: float
+    until: float  # by the clock of the loop
+
+    def tell(self, answer: Answer | AriUnreachable) -> None:
+        try:
+            self.told(answer)
+        except Exception:  # the caller's own code: nothing of it may end the stream
+            log.exception("the answer to %s %s was not handled", self.request.method, self.request.path)
 
 
 class State(StrEnum):
@@ -112,11 +129,12 @@ class EventStream:
         self._first: asyncio.Future[None] | None = None  # the first connection
         self._ended = asyncio.Event()
         self._reason = "it does not answer"  # why the last try failed
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._socket: WSTransport | None = None
         self._answers = False  # whether this connection is known to carry requests
         self._heard = False  # whether anything came since the last ping
         self._sent = 0
-        self._waiting: dict[str, tuple[Request, asyncio.Future[Answer]]] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self._clock: asyncio.TimerHandle | None = None  # rings when the first of them has waited long enough
 
     @property
     def connected(self) -> bool:
@@ -174,6 +192,15 @@ class EventStream:
         nothing comes within ``timeout`` seconds (whether Asterisk did it is unknown then), and UsageFault for
         what no message can carry.
         """
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        number = self.post(request, partial(_settle, answer), timeout=timeout)
+        try:
+            return await answer
+        finally:
+            self._waiting.pop(number, None)
+
+    def post(self, request: Request, told: Told, *, timeout: float = 30.0) -> str:
+        """As ``ask``, but without waiting: ``told`` gets the answer or the AriUnreachable, once."""
         if self._socket is None:
             raise self._unreachable("the event connection is down, nothing was sent", request)
         self._sent += 1
@@ -183,24 +210,32 @@ class EventStream:
             raise UsageFault(
                 f"{request.method} {request.path} has {len(text)} bytes; a websocket takes {MESSAGE_MAX}"
             )
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = request, answer
-        try:
-            async with asyncio.timeout(timeout):
-                await self._socket.send_str(text)
-                return await answer
-        except TimeoutError as exc:
-            raise self._unreachable(f"no answer within {timeout:.0f} s; {UNKNOWN}", request) from exc
-        except (aiohttp.ClientError, OSError) as exc:
-            raise self._unreachable(f"the event connection was lost; {UNKNOWN}", request) from exc
-        finally:
-            self._waiting.pop(number, None)
+        loop = asyncio.get_running_loop()
+        waiting = self._waiting[number] = _Waiting(request, told, timeout, loop.time() + timeout)
+        if self._clock is None or waiting.until < self._clock.when():
+            self._wind(loop)
+        self._socket.send(WSMsgType.TEXT, text)
+        return number
+
+    def _wind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One clock for all that wait: a timer for each request was a twentieth of a call's cost."""
+        if self._clock is not None:
+            self._clock.cancel()
+        first = min((waiting.until for waiting in self._waiting.values()), default=None)
+        self._clock = None if first is None else loop.call_at(first, self._expire, loop)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        late = [number for number, waiting in self._waiting.items() if waiting.until <= loop.time()]
+        for number in late:
+            waiting = self._waiting.pop(number)
+            reason = f"no answer within {waiting.seconds:.0f} s; {UNKNOWN}"
+            waiting.tell(self._unreachable(reason, waiting.request))
+        self._wind(loop)
 
     def _answered(self, event: Mapping[str, Any]) -> None:
         self._answers = True
-        _, waiting = self._waiting.get(event["request_id"], (None, None))
-        if waiting is not None and not waiting.done():
-            waiting.set_result(_answer(event))
+        if waiting := self._waiting.pop(event["request_id"], None):
+            waiting.tell(_answer(event))
 
     # --- one connection after another ---------------------------------------------------------------------
 
@@ -238,82 +273,79 @@ class EventStream:
 
         Raises AriUnreachable when there was none, AriAuthFailed, AppReplaced.
         """
-        # A session of its own: its end closes the connection whatever state that is in.
-        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
-            self._socket = socket = await self._connect(session)
-            self._heard = True
-            self.state = State.UP
-            if first.done():
-                self._tell_up()
-            else:
-                first.set_result(None)
-            try:
-                return await self._attend(socket)
-            finally:
-                self._lose()
-                await _part(socket)
+        connection = _Connection(self._message, partial(self._opened, first))
+        try:
+            await self._connect(connection)
+            return await self._attend(connection)
+        finally:
+            self._lose()
+            await connection.part()
 
-    async def _connect(self, session: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
+    async def _connect(self, connection: "_Connection") -> None:
         secret = b64encode(f"{self._user}:{self._password.reveal()}".encode()).decode()
         try:
             async with asyncio.timeout(HANDSHAKE):
-                return await session.ws_connect(
-                    self._target,
-                    headers={"Authorization": f"Basic {secret}"},
-                    autoping=False,  # _attend wants to see what comes
-                    max_msg_size=ANSWER_MAX,
+                await picows.ws_connect(
+                    lambda: connection,
+                    f"ws{self._target.removeprefix('http')}",
+                    extra_headers={"Authorization": f"Basic {secret}"},
+                    max_frame_size=ANSWER_MAX,
+                    max_redirects=0,
+                    logger_name=wire,
                 )
-        except aiohttp.WSServerHandshakeError as exc:
-            # `from None`: the foreign error holds our header with the password.
-            if exc.status == 401:
+        except picows.WSHandshakeError as exc:
+            # `from None`: the foreign error may show what was sent, and that holds the password.
+            status = exc.response.status if exc.response is not None else 0
+            if status == 401:
                 raise self._auth_failed("wrong name or password", 401) from None
-            if exc.status == 403:
+            if status == 403:
                 raise self._auth_failed("it may not have events", 403) from None
-            raise self._unreachable(f"it answers the websocket with {exc.status}") from None
+            told = f"with {status:d}" if status else "with what is no HTTP"
+            raise self._unreachable(f"it answers the websocket {told}") from None
         except TimeoutError as exc:
             raise self._unreachable(f"no answer to the websocket within {HANDSHAKE:.0f} s") from exc
-        except (aiohttp.ClientError, OSError) as exc:
+        except (picows.WSError, OSError) as exc:
             raise self._unreachable(str(exc)) from exc
 
-    async def _attend(self, socket: aiohttp.ClientWebSocketResponse) -> str:
-        """Read until the connection ends, or is silent for too long; returns why."""
-        reader = asyncio.create_task(self._read(socket))
-        silent = 0
-        try:
-            await _send(socket, socket.send_str(_message(requests.ping(), "ping")))
-            while True:
-                ended, _ = await asyncio.wait([reader], timeout=PING)
-                if ended:
-                    return reader.result()
-                silent = 0 if self._heard else silent + 1
-                if silent == PINGS_LOST:
-                    return f"Asterisk does not answer pings for {PING * PINGS_LOST:.0f} s"
-                self._heard = False
-                await _send(socket, socket.ping())
-        finally:
-            if not reader.done():
-                reader.cancel()
-                await asyncio.wait([reader])
+    def _opened(self, first: asyncio.Future[None], socket: WSTransport) -> None:
+        self._socket = socket
+        self._heard = True
+        self.state = State.UP
+        socket.send(WSMsgType.TEXT, _message(requests.ping(), "ping"))
+        if first.done():
+            self._tell_up()
+        else:
+            first.set_result(None)
 
-    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> str:
-        """Read until the connection ends; returns why. Raises AppReplaced when no app is left."""
+    async def _attend(self, connection: "_Connection") -> str:
+        """Wait until the connection ends, or is silent for too long; returns why. Raises AppReplaced."""
+        socket = connection.socket
+        assert socket is not None  # noqa: S101  _connect returned
+        silent = 0
         while True:
-            message = await socket.receive()
-            self._heard = True
-            if message.type is WSMsgType.TEXT:
-                try:
-                    event = loads(message.data)
-                    kind = event["type"]
-                    if kind == "RESTResponse":
-                        self._answered(event)
-                        continue
-                except (ValueError, KeyError, TypeError):
-                    return "what came is no event of ARI"
-                self._happened(kind, event)
-            elif message.type is WSMsgType.PING:
-                await _send(socket, socket.pong(message.data))
-            elif message.type is not WSMsgType.PONG:
-                return f"Asterisk closed it ({socket.close_code})" if socket.close_code else "it was cut"
+            ended, _ = await asyncio.wait([connection.ended], timeout=PING)
+            if ended:
+                return connection.ended.result()
+            silent = 0 if self._heard else silent + 1
+            if silent == PINGS_LOST:
+                return f"Asterisk does not answer pings for {PING * PINGS_LOST:.0f} s"
+            self._heard = False
+            socket.send_ping()
+
+    def _message(self, frame: WSFrame) -> None:
+        """What came, from the read itself. Raises AppReplaced when no app is left, ValueError for rubbish."""
+        self._heard = True
+        if frame.msg_type != WSMsgType.TEXT:
+            return
+        try:
+            event = loads(frame.get_payload_as_utf8_text())
+            kind = event["type"]
+            if kind == "RESTResponse":
+                self._answered(event)
+                return
+        except (ValueError, KeyError, TypeError) as exc:
+            raise ValueError("what came is no event of ARI") from exc
+        self._happened(kind, event)
 
     def _happened(self, kind: str, event: Any) -> None:
         if kind == "ApplicationReplaced":
@@ -347,9 +379,11 @@ class EventStream:
         self._socket = None
         self._answers = False
         waiting, self._waiting = self._waiting, {}
-        for request, answer in waiting.values():
-            if not answer.done():
-                answer.set_exception(self._unreachable(f"the event connection was lost; {UNKNOWN}", request))
+        for one in waiting.values():
+            one.tell(self._unreachable(f"the event connection was lost; {UNKNOWN}", one.request))
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
         if self._again is not None:
             self._again.cancel()
 
@@ -392,7 +426,7 @@ class EventStream:
         )
 
 
-def _target(url: str, apps: Sequence[str]) -> URL:
+def _target(url: str, apps: Sequence[str]) -> str:
     """Where to connect. Raises UsageFault for names, or so many, that Asterisk cannot take."""
     for app in apps:
         if not app or "," in app or len(app.encode()) > APP_MAX:
@@ -400,8 +434,8 @@ def _target(url: str, apps: Sequence[str]) -> URL:
     if not apps:
         raise UsageFault("an event stream needs the name of at least one Stasis app")
     names = ",".join(quote(app, safe="") for app in apps)
-    target = URL(f"{url}/ari/events?app={names}", encoded=True)
-    line = len(f"GET {target.raw_path_qs} HTTP/1.1\r\n")
+    target = f"{url}/ari/events?app={names}"
+    line = len(f"GET /{target.split('/', 3)[3]} HTTP/1.1\r\n")
     if line > LINE_MAX:
         raise UsageFault(
             f"{len(apps)} apps make a request line of {line} bytes, and Asterisk reads {LINE_MAX}",
@@ -431,20 +465,55 @@ def _answer(event: Mapping[str, Any]) -> Answer:
     return Answer(event["status_code"], loads(text) if text else None)
 
 
-async def _send(socket: aiohttp.ClientWebSocketResponse, sending: Awaitable[None]) -> None:
-    """Send, but wait for no peer that reads nothing; a lost connection is the reader's to tell."""
-    with suppress(TimeoutError, aiohttp.ClientError, OSError):
-        async with asyncio.timeout(SEND):
-            await sending
+def _settle(future: "asyncio.Future[Answer]", answer: Answer | AriUnreachable) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Answer):
+        future.set_result(answer)
+    else:
+        future.set_exception(answer)
 
 
-async def _part(socket: aiohttp.ClientWebSocketResponse) -> None:
-    """Say farewell; a peer that does not listen is cut off."""
-    raw = socket.get_extra_info("socket")
-    try:
-        async with asyncio.timeout(CLOSE):
-            await socket.close()
-    except (TimeoutError, aiohttp.ClientError, OSError):
-        if raw is not None:
-            with suppress(OSError):
-                raw.shutdown(SHUT_RDWR)
+class _Connection(WSListener):
+    """One websocket, as picows drives it; ``ended`` is done with the reason when it is over."""
+
+    def __init__(self, message: Callable[[WSFrame], None], opened: Callable[[WSTransport], None]) -> None:
+        super().__init__()
+        self._message, self._opened = message, opened
+        self.socket: WSTransport | None = None
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self.socket = transport
+        self._opened(transport)
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if self.ended.done():
+            return
+        if frame.msg_type == WSMsgType.CLOSE:
+            self.ended.set_result(f"Asterisk closed it ({frame.get_close_code():d})")
+            return
+        try:
+            self._message(frame)
+        except ValueError as exc:
+            self.ended.set_result(str(exc))
+        except AppReplaced as exc:
+            self.ended.set_exception(exc)
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        if not self.ended.done():
+            self.ended.set_result("it was cut")
+
+    async def part(self) -> None:
+        """Say farewell; a peer that does not listen is cut off."""
+        if self.ended.done():
+            self.ended.cancelled() or self.ended.exception()  # seen
+        if self.socket is None:
+            return
+        self.socket.send_close(WSCloseCode.OK)
+        self.socket.disconnect()
+        try:
+            async with asyncio.timeout(CLOSE):
+                await self.socket.wait_disconnected()
+        except TimeoutError:
+            self.socket.underlying_transport.abort()

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from itertools import chain, repeat
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -287,9 +288,9 @@ class Hub:
         for action in self.table.feed(call_id, signal, monotonic()):
             match action:
                 case lifecycle.Delete(call_id, reason):
-                    self._spawn(self._delete(call_id, reason))
+                    self._send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
                 case lifecycle.Look(call_id):
-                    self._spawn(self._look(call_id))
+                    self._send(requests.channel(call_id), partial(self._looked, call_id))
                 case lifecycle.Gone(call_id):
                     if session := self.sessions.get(call_id):
                         session.post(session.gone)
@@ -357,15 +358,36 @@ class Hub:
         finally:
             self._sending.discard(session.id)
 
-    async def _delete(self, call_id: str, reason: str) -> None:
-        answer = await self._insist(requests.hangup(call_id, reason))
-        if answer is not None and answer.status == 404:
+    def _deleted(self, call_id: str, answer: Answer) -> None:
+        if answer.status == 404:
             self._feed(call_id, lifecycle.Missing())
 
-    async def _look(self, call_id: str) -> None:
-        answer = await self._insist(requests.channel(call_id))
+    def _looked(self, call_id: str, answer: Answer) -> None:
+        self._feed(call_id, lifecycle.Missing() if answer.status == 404 else lifecycle.Present())
+
+    def _subscribed(self, call_id: str, answer: Answer) -> None:
+        if answer.status >= 300:
+            self._feed(call_id, lifecycle.Doubted())
+
+    def _send(self, request: Request, told: Callable[[Answer], None]) -> None:
+        """Send what may be sent twice, and go on; ``told`` gets the answer when Asterisk gives one.
+
+        Without a task where it can be: a call has three of these, and tasks were a tenth of its cost.
+        """
+        if not self.ari.post(request, partial(self._sent, request, told)):
+            self._spawn(self._insist_for(request, told))
+
+    def _sent(self, request: Request, told: Callable[[Answer], None], answer: Answer | AriError) -> None:
+        if isinstance(answer, Answer):
+            told(answer)
+        else:
+            log.warning("%s %s: %s", request.method, request.path, answer)
+            self._spawn(self._insist_for(request, told))
+
+    async def _insist_for(self, request: Request, told: Callable[[Answer], None]) -> None:
+        answer = await self._insist(request)
         if answer is not None:
-            self._feed(call_id, lifecycle.Missing() if answer.status == 404 else lifecycle.Present())
+            told(answer)
 
     async def _insist(self, request: Request) -> Answer | None:
         """The answer of a request that may be sent twice; None when Asterisk is away: a resync will
@@ -376,12 +398,6 @@ class Hub:
             except AriError as exc:
                 log.warning("%s %s: %s", request.method, request.path, exc)
         return None
-
-    async def _subscribe(self, app: str, call_id: str) -> None:
-        """So that the end is told also after the call left the app (facts G1)."""
-        answer = await self._insist(requests.subscribe(app, [f"channel:{call_id}"]))
-        if answer is not None and answer.status >= 300:
-            self._feed(call_id, lifecycle.Doubted())
 
     # --- channels and bridges of our own ----------------------------------------------------------------
 
@@ -516,6 +532,7 @@ class Hub:
     def _adopt(self, app: str, taker: Taker, channel: Mapping[str, Any], args: list[str]) -> None:
         """A call that another process had; that one told its begin."""
         session = self._enter(app, taker, channel, args, "call_adopted")
+        session.untouched = False  # a sound may be playing
         session.post(taker.adopt, session)
 
     def _enter(
@@ -525,7 +542,8 @@ class Hub:
         session = CallSession(self, taker, channel, args, Direction.INBOUND, app=app)
         self.open(session, up=channel["state"] == "Up", begin=begin)
         self._feed(session.id, lifecycle.Started())
-        self._spawn(self._subscribe(app, session.id))
+        # So that the end is told also after the call left the app (facts G1).
+        self._send(requests.subscribe(app, [f"channel:{session.id}"]), partial(self._subscribed, session.id))
         return session
 
     async def _take_by_dnid(self, taker: Taker, session: CallSession) -> None:

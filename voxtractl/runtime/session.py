@@ -141,6 +141,7 @@ class CallSession:
         self.caller_name: str = caller.get("name", "")
         self.called_number = _called(channel, self.args)
         self._is_gone = False
+        self.untouched = True  # no command was given to the channel yet
         self._waits: dict[str, tuple[asyncio.Future[Any], str]] = {}
         self._playing: list[str] = []
         self._tones: set[str] = set()  # those of the playing that end only when they are stopped
@@ -189,7 +190,7 @@ class CallSession:
             self._check("answer")
             return
         await self._hush()
-        await self._command(requests.answer(self.id), "answer")
+        await self._command(requests.answer(self.id, first=self.untouched), "answer")
         self._hub.answered(self)
 
     async def hangup(self, reason: str = "normal") -> None:
@@ -926,6 +927,7 @@ class CallSession:
     async def _command(self, request: Request, op: str, *, missing: bool = False) -> Answer:
         """Asterisk's answer to a command. Raises CallEnded when the channel is gone, AriError otherwise."""
         self._check(op)
+        self.untouched = False
         answer = await self._hub.ask(request)
         if answer.status < 300 or (missing and answer.status == 404):
             return answer

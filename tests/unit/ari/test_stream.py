@@ -6,6 +6,7 @@ import json
 from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -156,6 +157,36 @@ async def test_a_late_answer_is_nobodys() -> None:
             await stream.ask(requests.ping(), timeout=0.02)
         go.set()
         assert (await stream.ask(requests.channels())).body == {"uri": "channels"}
+
+
+async def test_what_is_posted_is_told_once_answered_late_or_lost(caplog: pytest.LogCaptureFixture) -> None:
+    async def first_only(socket: web.WebSocketResponse) -> None:
+        asked = [json.loads(await socket.receive_str()) for _ in range(4)]
+        await socket.send_str(answered(asked[1], "yes"))
+        await asyncio.sleep(0.1)  # the third is given up meanwhile
+        await socket.send_str(answered(asked[2], "late"))
+        await socket.close()
+
+    told: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+
+    def tell(number: int, answer: Any) -> None:
+        told.put_nowait((number, answer))
+        raise RuntimeError("not for me")
+
+    async with serving(scripted(first_only, mute)) as url, streaming(url) as (stream, _):
+        for number, timeout in enumerate((30.0, 0.02, 30.0)):
+            stream.post(requests.ping(), partial(tell, number), timeout=timeout)
+        found = [await told.get() for _ in range(3)]
+        assert [number for number, _ in found] == [0, 1, 2]
+        assert found[0][1].body == "yes"
+        assert "no answer within 0 s" in str(found[1][1])
+        assert "the event connection was lost" in str(found[2][1])
+        await stream.close()
+        assert stream._clock is None
+        with pytest.raises(AriUnreachable, match="nothing was sent"):
+            stream.post(requests.ping(), partial(tell, 9))
+        assert told.empty()
+    assert caplog.text.count("the answer to GET /asterisk/ping was not handled") == 3
 
 
 @given(
