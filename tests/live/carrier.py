@@ -10,7 +10,7 @@ import socket
 from dataclasses import dataclass
 from types import TracebackType
 
-__all__ = ["Carrier", "Invite"]
+__all__ = ["Carrier", "Invite", "reply"]
 
 PATIENCE = 10.0  # seconds until a missing answer fails the test
 
@@ -61,7 +61,7 @@ class Carrier:
             text = self.read()
             if not text.startswith("INVITE "):
                 continue
-            self.send(_answer(text, "486 Busy Here"))
+            self.send(reply(text, "486 Busy Here"))
             number = re.match(r"INVITE sip:([^@\s]*)@", text)
             caller = re.search(r"^From:.*?sip:([^@>]*)@", text, re.MULTILINE)
             return Invite(number[1] if number else "", caller[1] if caller else "")
@@ -120,8 +120,8 @@ class Leg:
         )
 
 
-def _answer(request: str, status: str) -> str:
-    """The final answer to a request: its own Via, From, To, Call-ID and CSeq."""
+def reply(request: str, status: str) -> str:
+    """An answer to a request: its own Via, From, To, Call-ID and CSeq."""
     kept = [
         line
         for line in request.split("\r\n\r\n", 1)[0].split("\r\n")[1:]

@@ -230,21 +230,25 @@ async def test_a_snoop_and_external_media_are_channels_in_the_app(desk: Desk) ->
     )
     assert Channel.of(made).name.startswith(f"Snoop/{id}")
     assert (await desk.event("StasisStart", channel=ear))["args"] == ["ear"]
-    made = await desk.ask(
-        requests.external_media(
-            line,
-            app=desk.app,
-            format="slin16",
-            external_host="127.0.0.1:9",
-            encapsulation="rtp",
-            transport="udp",
-            variables={"V": 1},
-        ),
-        200,
-    )
-    assert Channel.of(made).name.startswith("UnicastRTP/127.0.0.1:9")
-    await desk.event("StasisStart", channel=line)
-    assert await desk.ask(requests.get_variable(line, "V"), 200) == {"value": "1"}
+    async with await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        made = await desk.ask(
+            requests.external_media(
+                line,
+                app=desk.app,
+                format="slin16",
+                external_host=f"127.0.0.1:{port}",
+                encapsulation="audiosocket",
+                transport="tcp",
+                data=str(uuid4()),
+                variables={"V": 1},
+            ),
+            200,
+        )
+        assert Channel.of(made).name.startswith(f"AudioSocket/127.0.0.1:{port}")
+        await desk.event("StasisStart", channel=line)
+        assert await desk.ask(requests.get_variable(line, "V"), 200) == {"value": "1"}
+        await desk.ask(requests.hangup(line), 204)
 
 
 NASTY = [

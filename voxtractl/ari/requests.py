@@ -656,8 +656,8 @@ def external_media(
     *,
     app: str,
     format: str,
+    encapsulation: str,
     external_host: str | None = None,
-    encapsulation: str | None = None,
     transport: str | None = None,
     connection_type: str | None = None,
     data: str | None = None,
@@ -666,7 +666,15 @@ def external_media(
 ) -> Request:
     """A channel in the app whose sound comes and goes over the network. For AudioSocket: ``host:port`` (50
     bytes at most), ``audiosocket``, ``tcp`` and the UUID as ``data``; a wrong UUID or a dead host is a 500.
+
+    Never over RTP, Asterisk's default: with no RTP port left that request kills Asterisk (its issue 1757;
+    seen on 22.10.1), and the other encapsulations need no such port.
     """
+    if encapsulation == "rtp":
+        raise UsageFault(
+            "external media over RTP can kill Asterisk when it has no RTP port left (its issue 1757)",
+            hint='encapsulation="audiosocket", or "none" with transport="websocket"',
+        )
     if external_host is not None and len(external_host.encode()) > 49:  # Asterisk's buffer of 50 cuts it
         raise UsageFault(f"Asterisk keeps 49 bytes of an external host, and {external_host!r} has more")
     return Request(

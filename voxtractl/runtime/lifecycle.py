@@ -234,6 +234,14 @@ class Ended:
     answered: float | None
     ended: float
     detail: str = ""  # what ended it when that is not ordinary: the handler's error, the media connection
+    dialled: bool = False  # a Dial event came: Asterisk had something to dial
+
+    @property
+    def undialled(self) -> bool:
+        """Asterisk gave it up before it dialled, and told no cause: it had no RTP port for PJSIP (measured),
+        or the context of a Local channel has no such extension."""
+        told = self.cause or self.tech_cause or self.dialled or self.answered is not None
+        return self.direction is Direction.OUTBOUND and self.ended_by is EndedBy.ASTERISK and not told
 
     @property
     def seconds(self) -> float:
@@ -355,6 +363,7 @@ class Call:
     state: State = State.NEW
     answered: float | None = None
     rang: bool = False
+    dialled: bool = False
     dial_status: str = ""
     cause: int = 0
     tech_cause: int = 0
@@ -438,6 +447,7 @@ class CallTable:
 
 def _learn(call: Call, signal: Signal, now: float) -> None:
     """Facts that hold in every state."""
+    call.dialled = call.dialled or isinstance(signal, Dialled)
     match signal:
         case Answered():
             call.answered = now if call.answered is None else call.answered
@@ -471,7 +481,7 @@ def _blame(call: Call, signal: Signal) -> None:
             else:
                 call.cause, call.tech_cause = cause or call.cause, tech_cause or call.tech_cause
                 if call.by is None or call.by_media:
-                    call.by, call.reason, call.detail = EndedBy.CALLER, None, ""
+                    call.by, call.reason, call.detail = _far_side(call), None, ""
             call.by_media = False
         case Destroyed(cause, tech_cause):
             call.cause, call.tech_cause = cause or call.cause, tech_cause or call.tech_cause
@@ -486,6 +496,12 @@ def _blame(call: Call, signal: Signal) -> None:
 
 def _ours(call: Call, by: EndedBy, reason: str, detail: str = "") -> None:
     call.by, call.reason, call.detail = by, reason, detail
+
+
+def _far_side(call: Call) -> EndedBy:
+    """Who asked for the end in the name of the other side: Asterisk, when it had not dialled it."""
+    heard = call.dialled or call.answered is not None or call.cause or call.tech_cause
+    return EndedBy.CALLER if heard or call.direction is Direction.INBOUND else EndedBy.ASTERISK
 
 
 def _unasked(call: Call) -> EndedBy:
@@ -535,6 +551,7 @@ def _end(call: Call, now: float) -> tuple[Action, ...]:
                 call.answered,
                 now,
                 call.detail,
+                call.dialled,
             )
         ),
     )

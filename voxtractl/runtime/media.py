@@ -4,9 +4,9 @@
           ├─ bridge ── media channel ── AudioSocket (or websocket) ── Leg: our sound out, its sound in
     play ─┘
 
-The listening server belongs to an event loop, as the legs do. When Asterisk cannot make media channels (no
-RTP port left, and it then leaks more: facts and asterisk/asterisk issue 1757), a breaker stops asking for a
-while.
+The listening server belongs to an event loop, as the legs do. When Asterisk cannot make media channels, a
+breaker stops asking for a while. Neither kind of media channel needs an RTP port: with none left a call that
+is up can still be heard and spoken to (measured).
 """
 
 import asyncio
@@ -70,7 +70,7 @@ async def open_leg(
         raise MediaFailed(
             f"Asterisk made no media channels; none is asked for during {wait:.0f} s",
             call=call_id,
-            hint="RTP ports used up? see rtp.conf and Asterisk's log",
+            hint="is res_audiosocket (or chan_websocket) loaded? see Asterisk's log",
         )
     opened = _audiosocket if transport == "audiosocket" else _websocket
     try:

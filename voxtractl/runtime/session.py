@@ -133,6 +133,7 @@ class CallSession:
         self.metadata: Mapping[str, Any] = {}
         self.data: dict[str, Any] = {}
         self.is_up = channel.get("state") == "Up"
+        self.trunk = ""  # the PJSIP endpoint it was dialled over
         self.queue_status: str | None = None
         self.ended: Ended | None = None
         self._channel = channel

@@ -169,7 +169,10 @@ def _unmarked(text: str) -> str:
         lambda: requests.move("c", "a", [""]),
         lambda: requests.move("c", "a", "xy"),
         lambda: requests.snoop("c", "s", app="a", app_args=["${SHELL(id)}"]),
-        lambda: requests.external_media("c", app="a", format="slin", external_host="h" * 45 + ":4000"),
+        lambda: requests.external_media(
+            "c", app="a", format="slin", encapsulation="none", external_host="h" * 45 + ":4000"
+        ),
+        lambda: requests.external_media("c", app="a", format="slin", encapsulation="rtp"),
         lambda: requests.subscribe("a", []),
         lambda: requests.subscribe("a", "channel:1"),
         lambda: requests.add_to_bridge("b", ["x,y"]),
