@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from voxtractl.runtime.media import Breaker
     from voxtractl.runtime.speech import SpeechToText, TextToSpeech
 
-__all__ = ["AUX", "MOVED", "Hub", "Taker"]
+__all__ = ["AUX", "MOVED", "Hub", "Place", "Taker"]
 
 log = logging.getLogger(__name__)
 

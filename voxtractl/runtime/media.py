@@ -26,7 +26,7 @@ from voxtractl.errors import AriError, CallEnded, CallError, LocalProtocolError,
 if TYPE_CHECKING:
     from voxtractl.runtime.hub import Hub
 
-__all__ = ["FORMATS", "Breaker", "open_leg"]
+__all__ = ["FAILURES", "FORMATS", "Breaker", "open_leg"]
 
 FORMATS: Final[Mapping[int, str]] = {8000: "slin", 16000: "slin16", 24000: "slin24", 48000: "slin48"}
 CONNECT: Final = 5.0  # seconds until Asterisk must have connected

@@ -70,7 +70,7 @@ COMMANDS: Final[dict[str, tuple[int, set[str]]]] = {
     "dialplan status": (0, TYPER | {"asyncio", "jinja2"}),
     "dialplan push --yes": (5, TYPER | {"asyncio", "jinja2"}),
     "run --help": (0, TYPER),
-    "run": (2, TYPER | {"aiohttp", "asyncio"}),  # its tenant has no handler
+    "run": (2, TYPER | {"asyncio"}),  # its tenant has no handler
     "node --help": (0, TYPER),
     "node list": (0, TYPER),
     "lab --help": (0, TYPER),
