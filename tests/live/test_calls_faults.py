@@ -236,7 +236,7 @@ async def handler(call):
     await call.open_leg(8000)
     await call.record_start()
     tell("ready")
-    await call.listen_dtmf(timeout=60)
+    {last}
 
 app.run(drain={drain})
 """
@@ -258,9 +258,16 @@ class Script:
 
 
 @contextmanager
-def script(pbx: Pbx, folder: Path, *, drain: float = 0.0) -> Iterator[Script]:
+def script(
+    pbx: Pbx,
+    folder: Path,
+    first: str = "",
+    last: str = "await call.listen_dtmf(timeout=60)",
+    *,
+    drain: float = 0.0,
+) -> Iterator[Script]:
     file, output = folder / "app.py", folder / "output"
-    file.write_text(SCRIPT.format(**pbx.account, drain=drain))
+    file.write_text(first + SCRIPT.format(**pbx.account, last=last, drain=drain))
     with output.open("wb") as stream:
         process = subprocess.Popen([sys.executable, str(file)], stdout=stream, stderr=subprocess.STDOUT)
     try:
@@ -287,6 +294,23 @@ async def test_sigterm_leaves_no_call_and_runs_the_hooks(pbx: Pbx, tmp_path: Pat
         assert pbx.bridges() == []
         said = running.said
         assert [said.count(what) for what in ("hook", "plain hook", "call_ended operator")] == [3, 3, 3]
+
+
+async def test_a_handler_that_swallows_every_cancel_does_not_hold_the_process(
+    pbx: Pbx, tmp_path: Path
+) -> None:
+    stubborn = """while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            tell("no")"""
+    with script(pbx, tmp_path, "import asyncio\n", stubborn) as running:
+        await three_calls(pbx, running)
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0, running.said
+        assert pbx.channels() == []
+        assert running.said.count("call_ended operator") == 3
+        assert any("goes on although it was cancelled" in line for line in running.said)
 
 
 async def test_a_second_sigterm_ends_the_drain(pbx: Pbx, tmp_path: Path) -> None:

@@ -206,7 +206,15 @@ class VoxtraApp:
         """
         if LOADING.get():
             return
-        asyncio.run(self._serve(drain))
+        # Not asyncio.run(): at its end it waits for every task, and a handler may swallow every cancel.
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(self._serve(drain))
+        finally:
+            loop.run_until_complete(_leave())
+            asyncio.set_event_loop(None)
+            loop.close()
 
     async def _serve(self, drain: float) -> None:
         loop = asyncio.get_running_loop()
@@ -418,6 +426,15 @@ def _trunk(endpoint: str) -> str:
     """The PJSIP endpoint that is dialled over; "" for channels that need no RTP port."""
     technology, _, rest = endpoint.partition("/")
     return rest.rpartition("@")[2].partition("/")[0] if technology.upper() == "PJSIP" else ""
+
+
+async def _leave() -> None:
+    """Cancel what is left in this loop, and wait a moment for it."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    if rest:
+        await asyncio.wait(rest, timeout=CANCELS[0])
 
 
 async def _until(told: asyncio.Event, work: "asyncio.Future[Any]") -> None:

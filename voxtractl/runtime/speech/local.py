@@ -51,7 +51,7 @@ class PiperSpeech:
         self.rate: int = self._config["audio"]["sample_rate"]
         self._variation = variation
         self._threads = threads
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="piper")  # one prompt after another
+        self._pool: ThreadPoolExecutor | None = None  # of one thread: one prompt after another
         self._voice: Any = None
         self._style: Any = None
 
@@ -69,10 +69,14 @@ class PiperSpeech:
             yield pcm
 
     async def close(self) -> None:
-        """End the thread; a prompt that is being made is finished first."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the thread; a prompt that is being made is finished first. The next prompt begins another."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, work: Any) -> Any:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="piper")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except SpeechUnavailable:
