@@ -313,6 +313,21 @@ CALLS: dict[str, tuple[Direction, tuple[Signal, ...], Told]] = {
         (Started(), *RING, HangupRequested(17, 486), LeftStasis(), Destroyed(17, 486)),
         Told("busy", "caller", 17, 486, asked="G"),
     ),
+    "outbound: no RTP port, so Asterisk dials nobody": (
+        OUT,
+        (HangupRequested(0), Destroyed(0)),
+        Told("failed", "asterisk", 0, asked="G"),
+    ),
+    "inbound: Asterisk died with the media connection open": (
+        IN,
+        (Started(), Answered(), MediaLost("eof"), Lost()),
+        Told("answered", "lost", 0, asked="DG"),
+    ),
+    "inbound: the media connection ended, and the connection to Asterisk after it": (
+        IN,
+        (Started(), Answered(), MediaLost("error"), OUR_SOFT, Lost()),
+        Told("answered", "asterisk", 16, asked="DG", detail="media: error"),
+    ),
     "outbound: lost while it rang": (
         OUT,
         (*RING, Missing()),
@@ -336,6 +351,22 @@ def test_times_are_those_that_came_in() -> None:
     ended = end_of(actions)
     assert (ended.started, ended.answered, ended.ended) == (100.0, 102.0, 105.0)
     assert (ended.seconds, ended.talk_seconds) == (5.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("signals", "undialled"),
+    [
+        ((HangupRequested(0), Destroyed(0)), True),
+        ((Destroyed(0),), True),
+        ((Destroyed(34),), False),  # it says why
+        ((*RING, HangupRequested(0), Destroyed(0)), False),
+        ((Lost(),), False),  # nobody knows
+        ((HangUp(EndedBy.HANDLER), Destroyed(0)), False),
+    ],
+)
+def test_what_asterisk_gave_up_before_it_dialled(signals: tuple[Signal, ...], undialled: bool) -> None:
+    assert end_of(run(OUT, *signals)[0]).undialled is undialled
+    assert not end_of(run(IN, *signals)[0]).undialled
 
 
 def test_a_call_that_nobody_answered_has_no_talk() -> None:
