@@ -387,11 +387,12 @@ class Supervisor:
 
     async def reclaim(self, *, force: bool = False) -> None:
         """Serve apps that another process took, when it has left them; ``force``: take them back."""
-        for name, hub in self.hubs.items():
-            try:
-                await hub.reclaim(force=force)
-            except AriError as exc:
-                log.warning("%s: the apps of another process cannot be taken back: %s", name, exc)
+        async with self._reloading:
+            for name, hub in self.hubs.items():
+                try:
+                    await hub.reclaim(force=force)
+                except AriError as exc:
+                    log.warning("%s: the apps of another process cannot be taken back: %s", name, exc)
 
     async def _watch(self) -> None:
         """Tell which tenant's handler blocks its loop, and where; once for each time."""
