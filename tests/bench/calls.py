@@ -261,7 +261,7 @@ async def _memory(caller: "Caller", words: list[str]) -> list[Figure]:
 async def _endings(caller: "Caller", words: list[str]) -> list[Figure]:
     """1,000 calls, ended in every way there is; the events of all are counted by the runtime's own sink."""
     expected = sum(way.count * way.each for way in WAYS.values())
-    async with caller.client(words) as client:
+    async with caller.client(words, count=True) as client:
         async with asyncio.TaskGroup() as group:
             for way in WAYS.values():
                 group.create_task(caller.way(client, way))
@@ -400,7 +400,9 @@ class Caller:
         return _cpu(self.lab.pid or 0)
 
     @asynccontextmanager
-    async def client(self, words: list[str], *, url: str | None = None) -> AsyncIterator[Client]:
+    async def client(
+        self, words: list[str], *, url: str | None = None, **more: object
+    ) -> AsyncIterator[Client]:
         """A client for a Stasis app of its own, connected; no call is left when the block ends."""
         app = f"bench-{uuid4().hex[:8]}"
         _dialplan(self.lab, app, "_X!", f"Stasis({app},${{EXTEN}})")
@@ -410,6 +412,7 @@ class Caller:
             "user": self.lab.ari_user,
             "password": self.lab.ari_password.reveal(),
             "app": app,
+            **more,
         }
         async with _program(words, json.dumps(account)) as process:
             client = Client(app, process)

@@ -358,7 +358,12 @@ def _context(text: str) -> str:
 
 def _id(kind: str, id: str, *rest: str) -> str:
     """The path of one thing; ids may hold anything, such as the ``;2`` of a Local channel's other half."""
-    return "/".join((f"/{kind}", *(quote(part, safe="") for part in (id, *rest))))
+    return "/".join((f"/{kind}", *(_quoted(part) for part in (id, *rest))))
+
+
+def _quoted(part: str) -> str:
+    """Our own ids, and most words of a path, need no quoting."""
+    return part if part.isalnum() and part.isascii() else quote(part, safe="")
 
 
 def _query(*pairs: tuple[str, str | float | bool | None]) -> tuple[tuple[str, str], ...]:

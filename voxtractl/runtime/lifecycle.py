@@ -343,6 +343,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Signal], Move]]] = MappingProxyTy
         },
         State.ENDING: {
             HangupRequested: Move(State.ENDING, (Gone,)),
+            Doubted: Move(State.ENDING, (Look,)),  # it went before it was subscribed: nobody tells its end
             Present: Move(State.ENDING, (Delete,)),  # it should be gone: the DELETE or its answer was lost
             Destroyed: Move(State.ENDED, (Gone, End)),
             Missing: Move(State.ENDED, (Gone, End)),

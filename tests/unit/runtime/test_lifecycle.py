@@ -313,6 +313,11 @@ CALLS: dict[str, tuple[Direction, tuple[Signal, ...], Told]] = {
         (Started(), *RING, HangupRequested(17, 486), LeftStasis(), Destroyed(17, 486)),
         Told("busy", "caller", 17, 486, asked="G"),
     ),
+    "inbound: ended by us before it was subscribed, so that Asterisk tells no end": (
+        IN,
+        (Started(), HangUp(EndedBy.HANDLER, "busy"), Doubted(), Missing()),
+        Told("busy", "handler", 16, asked="DLG"),
+    ),
     "outbound: no RTP port, so Asterisk dials nobody": (
         OUT,
         (HangupRequested(0), Destroyed(0)),
