@@ -70,6 +70,7 @@ class _Waiting(NamedTuple):
 
     request: Request
     told: Told
+    body: bool
     seconds: float
     until: float  # by the clock of the loop
 
@@ -193,14 +194,18 @@ class EventStream:
         what no message can carry.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        number = self.post(request, partial(_settle, answer), timeout=timeout)
+        number = self.post(request, partial(_settle, answer), timeout=timeout, body=True)
         try:
             return await answer
         finally:
             self._waiting.pop(number, None)
 
-    def post(self, request: Request, told: Told, *, timeout: float = 30.0) -> str:
-        """As ``ask``, but without waiting: ``told`` gets the answer or the AriUnreachable, once."""
+    def post(self, request: Request, told: Told, *, timeout: float = 30.0, body: bool = False) -> str:
+        """As ``ask``, but without waiting: ``told`` gets the answer or the AriUnreachable, once.
+
+        Without ``body`` only that of a refusal is read: a subscription is answered with every channel of the
+        app. Returns the number under which it waits.
+        """
         if self._socket is None:
             raise self._unreachable("the event connection is down, nothing was sent", request)
         self._sent += 1
@@ -211,7 +216,7 @@ class EventStream:
                 f"{request.method} {request.path} has {len(text)} bytes; a websocket takes {MESSAGE_MAX}"
             )
         loop = asyncio.get_running_loop()
-        waiting = self._waiting[number] = _Waiting(request, told, timeout, loop.time() + timeout)
+        waiting = self._waiting[number] = _Waiting(request, told, body, timeout, loop.time() + timeout)
         if self._clock is None or waiting.until < self._clock.when():
             self._wind(loop)
         self._socket.send(WSMsgType.TEXT, text)
@@ -234,8 +239,11 @@ class EventStream:
 
     def _answered(self, event: Mapping[str, Any]) -> None:
         self._answers = True
-        if waiting := self._waiting.pop(event["request_id"], None):
-            waiting.tell(_answer(event))
+        number = event["request_id"]
+        if waiting := self._waiting.get(number):
+            answer = _answer(event, body=waiting.body)  # may raise: then it waits on, and is told of the loss
+            del self._waiting[number]
+            waiting.tell(answer)
 
     # --- one connection after another ---------------------------------------------------------------------
 
@@ -460,9 +468,9 @@ def _message(request: Request, number: str) -> str:
     return dumps(message)
 
 
-def _answer(event: Mapping[str, Any]) -> Answer:
-    text = event.get("message_body")
-    return Answer(event["status_code"], loads(text) if text else None)
+def _answer(event: Mapping[str, Any], *, body: bool) -> Answer:
+    status, text = event["status_code"], event.get("message_body")
+    return Answer(status, loads(text) if text and (body or status >= 300) else None)
 
 
 def _settle(future: "asyncio.Future[Answer]", answer: Answer | AriUnreachable) -> None:

@@ -47,6 +47,7 @@ C = TypeVar("C", bound=Callback)
 T = TypeVar("T")
 
 SOUND_MAX: Final = 3600.0  # seconds: Asterisk tells no end of some playbacks (facts G6); a handler goes on
+END_TIMEOUT: Final = 10.0  # seconds Asterisk gets to end a call before hangup() returns all the same
 SCHEMES: Final = frozenset({"sound", "recording", "number", "digits", "characters", "tone"})
 QUEUE_EVENT: Final = "VoxtraQueue"  # templates/extensions: what tells how a queue was left
 
@@ -151,6 +152,7 @@ class CallSession:
         self._hooks: list[Callback] = []
         self._digit_hooks: list[Callable[[str], object]] = []
         self._over = asyncio.Event()
+        self._ends: list[asyncio.Future[None]] = []  # who waits for it in hangup()
         self._entered = ""  # the queue it is in, or was
         self._queue_answered = False
         self._leg: Leg | None = None
@@ -202,10 +204,16 @@ class CallSession:
         if self._over.is_set():
             return
         self._hub.feed(self.id, lifecycle.HangUp(EndedBy.HANDLER, reason))
+        ended: asyncio.Future[None] = (
+            self._loop.create_future()
+        )  # lighter than asyncio.timeout, for each call
+        self._ends.append(ended)
+        timer = self._loop.call_later(END_TIMEOUT, _settle, ended)
         try:
-            async with asyncio.timeout(10.0):
-                await self._over.wait()
-        except TimeoutError:
+            await ended
+        finally:
+            timer.cancel()
+        if not self._over.is_set():
             log.warning("Asterisk has not ended %s yet; the call table goes on asking", self.id)
 
     def on_hangup(self, callback: C) -> C:
@@ -853,6 +861,8 @@ class CallSession:
         for other in self._consulted:
             other.refuse("normal")
         self._over.set()
+        for waiting in self._ends:
+            _settle(waiting)
         hooks, self._hooks = self._hooks, []
         for hook in hooks:
             self._run_hook(hook)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from voxtractl.ari import requests
 from voxtractl.ari.backoff import Backoff
-from voxtractl.ari.requests import Request
+from voxtractl.ari.requests import Answer, Request
 from voxtractl.ari.stream import MESSAGE_MAX, EventStream, State, _message
 from voxtractl.errors import AriAuthFailed, AriUnreachable, UsageFault
 from voxtractl.settings import Secret
@@ -178,7 +178,7 @@ async def test_what_is_posted_is_told_once_answered_late_or_lost(caplog: pytest.
             stream.post(requests.ping(), partial(tell, number), timeout=timeout)
         found = [await told.get() for _ in range(3)]
         assert [number for number, _ in found] == [0, 1, 2]
-        assert found[0][1].body == "yes"
+        assert found[0][1] == Answer(200)
         assert "no answer within 0 s" in str(found[1][1])
         assert "the event connection was lost" in str(found[2][1])
         await stream.close()
@@ -269,6 +269,18 @@ async def test_an_answer_that_is_none_is_a_lost_connection() -> None:
     async with serving(scripted(rude, polite)) as url, streaming(url) as (_, told):
         assert "no event of ARI" in await told.downs.get()
         await told.ups.get()
+
+
+async def test_an_answer_whose_body_is_rubbish_loses_the_connection_and_leaves_nobody_waiting() -> None:
+    async def rude(socket: web.WebSocketResponse) -> None:
+        await socket.receive_str()
+        asked = json.loads(await socket.receive_str())
+        await socket.send_str(answered(asked).replace('"null"', '"{"'))
+        await mute(socket)
+
+    async with serving(scripted(rude, polite)) as url, streaming(url) as (stream, _):
+        with pytest.raises(AriUnreachable, match="the event connection was lost"):
+            await stream.ask(requests.channels(), timeout=3600)
 
 
 async def test_on_up_is_ended_by_the_next_loss() -> None:
