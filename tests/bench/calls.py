@@ -39,7 +39,7 @@ PEERS: Final[Mapping[str, tuple[str, str]]] = {  # name → (requirement, its pr
     "ari-client 0.9.0": ("ari-client==0.9.0", "calls_peer_ari_client.py"),
 }
 
-ROUNDS: Final = 2  # of all clients in turn, so that what else the machine does hits all alike
+ROUNDS: Final = 3  # of all clients in turn, so that what else the machine does hits all alike
 CALLS: Final = 150  # of a round, of which the CPU is measured
 DELAYED: Final = 300  # of which the delay is measured
 RATE: Final = 50  # of them a second: every client keeps up
