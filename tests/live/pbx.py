@@ -87,6 +87,11 @@ exten => s,1,Answer()
 exten => s,1,Answer()
  same => n,Wait(1)
  same => n,Hangup()
+[far-desk]
+exten => s,1,Answer()
+ same => n,Set(GLOBAL(SEEN)=${VOXTRA_INTENT}/${VOXTRA_VIP}/${VOXTRA_TURNS})
+ same => n,Wait(1)
+ same => n,Hangup()
 [far-busy]
 exten => s,1,Busy()
 [far-rings]

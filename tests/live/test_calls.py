@@ -588,6 +588,53 @@ async def test_stop_ends_what_is_up_runs_the_hooks_and_may_be_called_twice(pbx: 
         await app.originate("Local/s@far-wait")
 
 
+async def test_hooks_of_the_app_frame_its_calls(pbx: Pbx) -> None:
+    ran: list[str] = []
+
+    async def handler(call: CallSession) -> list[str]:
+        states = [str(call.state)]
+        await call.answer()
+        states.append(call.state)
+        assert call.caller_id == call.caller_number
+        call.metadata["asked"] = call.metadata.get("asked", 0) + 1
+        await asyncio.sleep(0.3)
+        assert 0.2 < call.duration < 5
+        return [*states, str(call.metadata["asked"])]
+
+    app = VoxtraApp(**pbx.account, app_name="voxtra-beta")
+    app.on_startup(lambda: ran.append("up"))
+    app.on_shutdown(lambda: ran.append(f"down, {len(app.calls)} calls"))
+    app.route(BETA, metadata={"menu": "sales"})(nothing)
+    async with serving(pbx, handler) as (other, seen):
+        await app.start()
+        assert ran == ["up"]
+        pbx.call(BETA)
+        await until(lambda: [call.state for call in app.calls.values()] == ["answered"])
+        await app.stop()
+        await app.stop()
+        assert ran == ["up", "down, 0 calls"]
+        for _ in range(2):  # no call sees the metadata of another
+            pbx.call()
+            assert await asyncio.wait_for(seen.result, 10) == ["ringing", "answered", "1"]
+            call = seen.call.result()
+            ended = await seen.ended()
+            assert (call.state, call.duration) == ("completed", ended.talk_seconds)
+            seen.call, seen.result = (asyncio.get_running_loop().create_future() for _ in range(2))
+        busy = await other.originate("Local/s@far-busy/n", wait=False)
+        await busy.wait_ended()
+        assert (busy.state, busy.duration) == ("failed", 0.0)
+
+
+async def test_an_app_whose_startup_hook_fails_is_not_started(pbx: Pbx) -> None:
+    app = VoxtraApp(**pbx.account, app_name="voxtra-acme")
+    app.on_startup(lambda: 1 / 0)
+    app.on_shutdown(lambda: pytest.fail("it was never up"))
+    with pytest.raises(ZeroDivisionError):
+        await app.start()
+    assert pbx.ari("GET", "applications/voxtra-acme")[0] == 404
+    await app.stop()
+
+
 def test_a_handler_that_is_not_async_is_refused_when_it_is_named() -> None:
     app = VoxtraApp()
     with pytest.raises(UsageFault, match="not an async function"):

@@ -75,10 +75,10 @@ async def test_a_cut_connection_leaves_the_call_up_and_its_verbs_at_work(pbx: Pb
         await until(lambda: call.is_up)
         for value in "abc":
             between.cut()
-            while call.data.get("CUT") != value:
+            while call.metadata.get("CUT") != value:
                 with suppress(AriUnreachable):  # it was on its way when the connection was cut
                     await call.set_variable("CUT", value)
-                    call.data["CUT"] = await call.get_variable("CUT")
+                    call.metadata["CUT"] = await call.get_variable("CUT")
         await until(lambda: app._hubs[0].connected)
         assert far.up
         far.goes("far-dtmf", "7")
@@ -134,13 +134,13 @@ async def test_a_call_with_its_media_in_our_hands_is_lost_with_asterisk(own_pbx:
     async def handler(call: CallSession) -> None:
         await call.answer()
         await call.open_leg(8000)
-        call.data["open"] = True
+        call.metadata["open"] = True
         await call.wait_ended()
 
     async with serving(own_pbx, handler, media=media) as (_, seen):
         own_pbx.call(trunk="plain")
         call = await in_time(seen.call)
-        await until(lambda: call.data)
+        await until(lambda: call.metadata)
         own_pbx.lab.kill()
         await asyncio.to_thread(own_pbx.lab.start)
         ended = await in_time(call.wait_ended(), 30)
@@ -715,14 +715,14 @@ async def test_a_call_ends_once_with_its_media_connection(pbx: Pbx, media: str) 
         await call.answer()
         leg = await call.audio_stream(8000)
         assert await leg.receive()
-        call.data["heard"] = True
+        call.metadata["heard"] = True
         with pytest.raises(CallEnded):
             await call.listen_dtmf(timeout=60)
 
     async with serving(pbx, handler, media=media) as (_, seen):
         pbx.call(ACME, "far-tone")
         call = await in_time(seen.call)
-        await until(lambda: call.data)
+        await until(lambda: call.metadata)
         own = next(row["id"] for row in pbx.channels() if row["id"].startswith("vx-aux-"))
         assert pbx.ari("DELETE", f"channels/{own}")[0] == 204
         await in_time(seen.result)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,107 @@ async def beta(call):
     await call.hangup()
 
 app.run()
+"""
+
+# A whole application for the peer library, as its documentation has one write it.
+SHOP = """\
+import json
+from pathlib import Path
+
+from voxtra import CallSession, VoxtraApp
+from voxtra.exceptions import TelephonyError
+from voxtra.types import CallState
+
+app = VoxtraApp(ari_user="asterisk", ari_password="secret", reconnect_interval=2.0, debug=True)
+cases = {}
+
+
+def note(at, **values):
+    with Path(__file__).with_suffix(".notes").open("a") as notes:
+        notes.write(json.dumps({"at": at, **values}) + "\\n")
+
+
+@app.on_startup
+async def load_cases():
+    cases["+265700000001"] = 7
+    note("startup", channels=len(await app.ari.list_channels()))
+
+
+@app.on_shutdown
+async def close_cases():
+    note("shutdown", cases=len(cases), running=app.is_running)
+
+
+@app.route(number="+49*", metadata={"language": "de"})
+async def german(call):
+    await call.answer()
+    note("german", **call.metadata)
+    await call.hangup(reason="normal")
+
+
+@app.route(extension="+265999000001", metadata={"line": "shop", "tries": 0})
+async def menu(call: CallSession) -> None:
+    @call.on_hangup
+    async def closed():
+        note("closed", seconds=call.duration > 1, state=call.state, **call.metadata)
+
+    states = [call.state]
+    note("call", caller=call.caller_id, to=call.called_number, way=call.direction)
+    call.metadata["case"] = cases[call.caller_id]
+    await call.answer()
+    states.append(call.state)
+    name = await call.record_start(fmt="ulaw")
+    await call.play_file("hello-world", lang="")
+    call.metadata["tries"] += 1
+    call.metadata["choice"] = await call.listen_dtmf(max_digits=1, timeout=5.0)
+    await call.hold(moh_class="default")
+    states.append(call.state)
+    await call.unhold()
+    assert call.state == CallState.ANSWERED and app.get_session(call.id) is call
+    recorded = await call.record_stop()
+    await app.ari.set_channel_var(call.id, "CHOICE", call.metadata["choice"])
+    try:
+        await call.transfer_to_queue("nowhere")
+    except TelephonyError as error:
+        note("refused", states=states, recorded=recorded == name, why=str(error))
+    await call.transfer_to_queue("desk", metadata={"intent": "billing, now", "vip": True, "turns": 3})
+    await call.hangup()
+
+
+@app.default_route()
+async def others(call):
+    await call.hangup()
+
+
+if __name__ == "__main__":
+    app.run()
+"""
+# Sound as the peer library has it: chunks of µ-law.
+SINGS = """\
+from voxtra import AudioChunk, RecordingSink, VoxtraApp
+
+
+class Told(RecordingSink):
+    async def on_recording_complete(self, metadata):
+        print("sink", metadata.session_id, metadata.name, metadata.format, flush=True)
+
+
+app = VoxtraApp(recording_sink=Told())
+
+
+@app.on_call
+async def sing(call):
+    await call.answer()
+    await call.record_start("song")
+    await call.open_audio_socket()
+    heard, tone = 0, (bytes([0x10] * 4) + bytes([0x90] * 4)) * 10  # 10 ms of 1 kHz, loud
+    async for chunk in call.audio_stream():
+        await call.send_audio(AudioChunk(data=tone))
+        await call.send_audio_bytes(tone)
+        heard += min(code & 0x7F for code in chunk.data) < 0x40  # in µ-law the small ones are loud
+        if heard == 20:
+            break
+    print("heard", chunk.codec, chunk.sample_rate, chunk.n_samples, flush=True)
 """
 
 
@@ -158,6 +259,136 @@ async def test_every_tenant_has_its_own_handler_and_a_peers_file_runs_unchanged(
         assert ends["beta"]["did"] == BETA
         assert {end["ended_by"] for end in ends.values()} == {"handler"}
         assert {event["node"] for event in run.events} == {"lab"}
+        run.process.terminate()
+        await run.ends()
+
+
+async def test_an_application_of_the_peer_library_runs_whole(pbx: Pbx) -> None:
+    queue = '[tenants.acme.queues.desk]\nmembers = ["Local/s@far-desk/n"]\n'
+    write(pbx, document(acme="shop.py:app") + queue, shop=SHOP)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        pbx.call(ACME, "far-dtmf", "4")
+        await until(lambda: len(run.of("call_ended")) == 1)
+        pbx.call(ACME, caller="+4930123")
+        await until(lambda: len(run.of("call_ended")) == 2)
+        run.process.terminate()
+        await run.ends()
+        assert run.of("handler_failed") == []
+        assert run.of("call_ended")[0]["queue_status"] == "ANSWERED"
+    met = [json.loads(line) for line in (pbx.config.parent / "shop.notes").read_text().splitlines()]
+    assert met == [
+        {"at": "startup", "channels": 0},
+        {"at": "call", "caller": "+265700000001", "to": ACME, "way": "inbound"},
+        {
+            "at": "refused",
+            "states": ["ringing", "answered", "on_hold"],
+            "recorded": True,
+            "why": "there is no queue 'nowhere' here",
+        },
+        {
+            "at": "closed",
+            "seconds": True,
+            "state": "completed",
+            "line": "shop",
+            "tries": 1,
+            "case": 7,
+            "choice": "4",
+        },
+        {"at": "german", "language": "de"},
+        {"at": "shutdown", "cases": 1, "running": True},
+    ]
+    seen = json.loads(pbx.ari("GET", "asterisk/variable", variable="SEEN")[1])["value"]
+    assert seen == "billing, now/True/3"
+
+
+async def test_sound_of_the_peer_library_goes_both_ways(pbx: Pbx) -> None:
+    write(pbx, document(acme="sings.py:app"), sings=SINGS)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        pbx.call(ACME, "far-echo")
+        await until(lambda: len(run.of("call_ended")) == 1)
+        await run.says("heard ulaw 8000 160")
+        await run.says(f"sink {run.events[0]['call_id']} song wav")
+        assert run.of("handler_failed") == []
+        run.process.terminate()
+        await run.ends()
+
+
+async def test_a_startup_hook_that_fails_costs_its_tenant_only(pbx: Pbx) -> None:
+    hook = "\n@app.on_startup\nasync def connect():\n    {}\n"
+    write(
+        pbx,
+        document(acme="acme.py:app", beta="beta.py:app", gamma="gamma.py:app"),
+        acme=SAYS_BYE + hook.format("print('acme is up', flush=True)"),
+        beta=SAYS_BYE + hook.format("1 / 0"),
+        gamma=SAYS_BYE + hook.format("raise SystemExit('no database')"),
+    )
+    await pushed(pbx)
+    async with running(pbx) as run:
+        await run.says("serving 1 of 3 tenants on lab; without a handler: beta, gamma")
+        assert "acme is up" in run.log
+        assert "a startup hook of beta failed: ZeroDivisionError: division by zero" in run.log
+        assert "a startup hook of gamma failed: SystemExit: no database" in run.log
+        assert 'beta.py", line 12, in connect' in run.log  # its traceback
+        far = pbx.call(BETA)
+        await until(lambda: not far.up)
+        pbx.call(ACME)
+        await until(lambda: len(run.of("call_ended")) == 1)
+        (pbx.config.parent / "beta.py").write_text(SAYS_BYE + hook.format("pass"))
+        run.process.send_signal(signal.SIGHUP)
+        await run.says("reloaded: 2 tenants served")
+        pbx.call(BETA)
+        await until(lambda: len(run.of("call_ended")) == 2)
+        run.process.terminate()
+        await run.ends(7)
+
+
+async def test_a_replaced_app_shuts_down_after_its_last_call(pbx: Pbx) -> None:
+    hooks = """
+@app.on_startup
+def up():
+    print("up {0}", flush=True)
+
+@app.on_shutdown
+def down():
+    print("down {0}", flush=True)
+"""
+    write(pbx, document(acme="acme.py:app"), acme=WAITS + hooks.format(1))
+    await pushed(pbx)
+    async with running(pbx) as run:
+        far = pbx.call(ACME)
+        await until(lambda: run.of("call_answered"))
+        (pbx.config.parent / "acme.py").write_text(SAYS_BYE + hooks.format(2))
+        await run.says("up 2")
+        await run.says("reloaded: 1 tenants served")
+        pbx.call(ACME)
+        await until(lambda: run.of("call_ended"))
+        assert "down" not in run.log
+        far.hangup()
+        await run.says("down 1")
+        assert "down 2" not in run.log
+        run.process.terminate()
+        await run.ends()
+        assert run.log.count("down 1") == run.log.count("down 2") == 1
+
+
+async def test_a_handler_reaches_asterisk_itself_from_its_own_thread(pbx: Pbx) -> None:
+    asks = """\
+    channel = await app.ari.originate(
+        endpoint="Local/s@far-wait/n", app=None, context="far-variables", extension="s",
+        caller_id="+265888000001", variables={"MY_CALL_ID": call.called_number, "MY_RECORD": "1"},
+    )
+    print("made", channel.id, flush=True)
+"""
+    write(pbx, document(acme="acme.py:app"), acme=SAYS_BYE + asks)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        pbx.call(ACME)
+        await until(lambda: run.of("call_ended"))
+        await run.says("made ")
+        seen: Callable[[], str] = lambda: pbx.ari("GET", "asterisk/variable", variable="SEEN")[1]
+        await until(lambda: f"{ACME}/1" in seen())
         run.process.terminate()
         await run.ends()
 

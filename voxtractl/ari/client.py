@@ -207,8 +207,8 @@ class ARIClient:
 
     async def originate(
         self,
-        *,
         endpoint: str,
+        *,
         app: str | None = None,
         app_args: Sequence[str] = (),
         context: str | None = None,

@@ -14,6 +14,7 @@ hubs of its tenant's nodes and a loop of its own, and ``run()`` returns at once.
 import asyncio
 import inspect
 import logging
+import os
 import signal
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,25 +25,28 @@ from uuid import uuid4
 
 from voxtractl import naming
 from voxtractl.ari.client import ARIClient
+from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriError, CallEnded, LimitReached, OriginateFailed, RuntimeFault, UsageFault
 from voxtractl.runtime import lifecycle
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal, Sink
 from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
 from voxtractl.runtime.media import FAILURES, Breaker
-from voxtractl.runtime.router import Router
+from voxtractl.runtime.router import Route, Router
 from voxtractl.runtime.session import CallSession
 from voxtractl.settings import Secret
 
 if TYPE_CHECKING:
     from voxtractl.runtime.speech import SpeechToText, TextToSpeech
 
-__all__ = ["CALL", "LOADING", "TENANT", "Handler", "VoxtraApp"]
+__all__ = ["CALL", "LOADING", "TENANT", "Handler", "HubClient", "VoxtraApp", "checked_handler"]
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[CallSession], Awaitable[object]]
 H = TypeVar("H", bound=Handler)
+Hook = Callable[[], object]
+K = TypeVar("K", bound=Hook)
 
 TENANT: Final[ContextVar[str | None]] = ContextVar("voxtractl_tenant", default=None)
 CALL: Final[ContextVar[str | None]] = ContextVar("voxtractl_call", default=None)
@@ -60,12 +64,17 @@ ANSWER_GRACE: Final = 15.0  # seconds beyond the ringing time until we end an or
 
 class VoxtraApp:
     """``ari_url`` is the base without ``/ari``; ``timeout`` in seconds, of one request. Nothing is connected
-    before ``start()``. ``tts`` and ``stt`` speak and hear (``runtime.speech``)."""
+    before ``start()``. ``tts`` and ``stt`` speak and hear (``runtime.speech``).
+
+    What is not given of the first three is read from VOXTRA_ARI_URL, VOXTRA_ARI_USER and VOXTRA_ARI_PASSWORD.
+    """
+
+    session_type: type[CallSession] = CallSession  # what its calls are
 
     def __init__(
         self,
-        ari_url: str = "http://127.0.0.1:8088",
-        ari_user: str = "voxtractl",
+        ari_url: str = "",
+        ari_user: str = "",
         ari_password: str | Secret = "",
         app_name: str = "voxtra",
         *,
@@ -76,7 +85,12 @@ class VoxtraApp:
         audio_host: str = "127.0.0.1",
     ) -> None:
         self.app_name = app_name
-        self.ari = ARIClient(ari_url, ari_user, ari_password, timeout=timeout)
+        self._ari = ARIClient(
+            ari_url or os.environ.get("VOXTRA_ARI_URL") or "http://127.0.0.1:8088",
+            ari_user or os.environ.get("VOXTRA_ARI_USER") or "voxtractl",
+            ari_password or os.environ.get("VOXTRA_ARI_PASSWORD", ""),
+            timeout=timeout,
+        )
         self.tts, self.stt = tts, stt
         self.media, self.audio_host = media, audio_host
         self.breaker = Breaker()
@@ -91,10 +105,14 @@ class VoxtraApp:
         self.router: Router[Handler] = Router()
         self.calls: dict[str, CallSession] = {}
         self._on_adopt: Handler | None = None
+        self._on_startup: list[Hook] = []
+        self._on_shutdown: list[Hook] = []
+        self.is_up = False  # the startup hooks have run, the shutdown hooks have not
         self._sinks: list[Sink] = []
         self._hubs: list[Hub] = []
         self._own_hub = False
         self._loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+        self._hub_loop: asyncio.AbstractEventLoop | None = None  # when that is another one
         self._tasks: set[asyncio.Future[Any]] = set()  # handlers and hooks that run
 
     # --- routes -----------------------------------------------------------------------------------------
@@ -118,7 +136,7 @@ class VoxtraApp:
         def keep(handler: H) -> H:
             known = {**(metadata or {}), **({"name": name} if name else {})}
             self.router.add(
-                _handler(handler), extension=extension, number=number, prefix=prefix, metadata=known
+                checked_handler(handler), extension=extension, number=number, prefix=prefix, metadata=known
             )
             return handler
 
@@ -128,14 +146,14 @@ class VoxtraApp:
         """Calls that no route takes go to the decorated handler; without one they are refused (cause 1)."""
 
         def keep(handler: H) -> H:
-            self.router.default(_handler(handler))
+            self.router.default(checked_handler(handler))
             return handler
 
         return keep
 
     def on_adopt(self, handler: H) -> H:
         """Calls that were there before this process go to it; without one they are ended politely."""
-        self._on_adopt = _handler(handler)
+        self._on_adopt = checked_handler(handler)
         return handler
 
     def on_event(self, sink: Sink) -> Sink:
@@ -145,7 +163,35 @@ class VoxtraApp:
             hub.journal.sinks.append(sink)
         return sink
 
+    def on_startup(self, hook: K) -> K:
+        """Run it once before the first call can come; sync or async, in the loop of the handlers.
+
+        What it raises is raised by ``start``; under ``voxtractl run`` the tenant is not served, as with a
+        handler file that cannot be loaded. ``originate`` is not possible yet, ``ari`` is.
+        """
+        self._on_startup.append(hook)
+        return hook
+
+    def on_shutdown(self, hook: K) -> K:
+        """Run it once after the last call, when the startup hooks ran; sync or async. What it raises goes to
+        the log."""
+        self._on_shutdown.append(hook)
+        return hook
+
     # --- life -------------------------------------------------------------------------------------------
+
+    @property
+    def ari(self) -> ARIClient:
+        """Asterisk's REST interface; under ``voxtractl run`` that of the call's node, from whatever loop."""
+        if self._hub_loop is None:
+            return self._ari
+        call = self.calls.get(CALL.get() or "")
+        hub = next((hub for hub in self._hubs if call and hub.journal.node == call.node), self._hubs[0])
+        return self._client(hub.ari, self._hub_loop)
+
+    @staticmethod
+    def _client(ari: ARIClient, loop: asyncio.AbstractEventLoop) -> ARIClient:
+        return HubClient(ari, loop)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -154,36 +200,76 @@ class VoxtraApp:
         return self._loop()
 
     async def start(self) -> None:
-        """Connect, register the Stasis app, adopt calls that are there; returns when calls can come.
+        """Run the startup hooks, connect, register the Stasis app, adopt calls that are there; returns when
+        calls can come.
 
-        A second start does nothing. Raises AriUnreachable or AriAuthFailed.
+        A second start does nothing, nor does one under ``voxtractl run``: the supervisor serves. Raises
+        AriUnreachable or AriAuthFailed, or what a hook raises.
         """
-        if self._hubs:
+        if self._hubs or LOADING.get():
             return
         loop = asyncio.get_running_loop()
         self._loop = lambda: loop
-        hub = Hub(self.ari, journal=Journal())
+        hub = Hub(self._ari, journal=Journal())
         hub.journal.sinks += self._sinks
         hub.serve(self.app_name, self)
         self._hubs, self._own_hub = [hub], True
         try:
+            await self._ari.open()
+            await self.start_up()
             await hub.start()
         except BaseException:
             self._hubs = []
+            await self.shut_down()
             await hub.stop()
             raise
 
+    @property
+    def has_hooks(self) -> bool:
+        """There are startup or shutdown hooks to run."""
+        return bool(self._on_startup or self._on_shutdown)
+
+    async def start_up(self) -> None:
+        """Run the startup hooks, unless they have run; for ``start`` and for the supervisor."""
+        TENANT.set(self.tenant)
+        if not self.is_up:
+            for hook in self._on_startup:
+                await _run(hook)
+            self.is_up = True
+
+    async def shut_down(self) -> None:
+        """Run the shutdown hooks, when the startup hooks have run; for ``stop`` and for the supervisor."""
+        TENANT.set(self.tenant)
+        if self.is_up:
+            self.is_up = False
+            for hook in self._on_shutdown:
+                try:
+                    await _run(hook)
+                except (Exception, SystemExit):  # a user's code; the next hook has its own to close
+                    log.exception("a shutdown hook failed")
+
     async def stop(self, *, drain: float = 0.0) -> None:
-        """Give calls ``drain`` seconds to finish, end the rest, run their hooks, disconnect; twice is
-        harmless."""
+        """Give calls ``drain`` seconds to finish, end the rest, run their hooks and the shutdown hooks,
+        disconnect; twice is harmless."""
         if not self._own_hub or not self._hubs:
             return
         hubs, self._hubs = self._hubs, []
         for hub in hubs:
             await hub.drain(drain)
         await self.settle()
+        await self.shut_down()
         for hub in hubs:
             await hub.stop()
+
+    @property
+    def busy(self) -> bool:
+        """Calls are up, or handlers and hooks of theirs run."""
+        return bool(self.calls or self._tasks)
+
+    async def retire(self) -> None:
+        """Shut down, unless a call is left; for the supervisor, in the loop of the handlers."""
+        if not self.busy:
+            await self.shut_down()
 
     async def settle(self, seconds: float = 5.0) -> None:
         """Wait until handlers and hooks of ended calls have run; what still runs then is cancelled.
@@ -243,24 +329,34 @@ class VoxtraApp:
             raise error
 
     def attach(self, hubs: list[Hub], loop: Callable[[], asyncio.AbstractEventLoop], *, tenant: str) -> None:
-        """Serve a tenant over these hubs; ``loop`` gives the loop of its handlers when the first call comes.
-        What the supervisor does instead of ``start``."""
+        """Serve a tenant over these hubs; ``loop`` gives the loop of its handlers when it is needed first.
+        What the supervisor does instead of ``start``, in the loop of the hubs."""
         self._hubs, self._loop, self.tenant, self._own_hub = hubs, loop, tenant, False
+        self._hub_loop = asyncio.get_running_loop()
         for hub in hubs:
             hub.journal.sinks += [sink for sink in self._sinks if sink not in hub.journal.sinks]
+
+    def detach(self) -> None:
+        """Not after all: its startup hooks failed."""
+        for hub in self._hubs:
+            hub.journal.sinks = [sink for sink in hub.journal.sinks if sink not in self._sinks]
+        self._hubs, self._hub_loop = [], None
 
     # --- calls in ---------------------------------------------------------------------------------------
 
     def take(self, call: CallSession) -> None:
         """A new call, from the hub."""
         self.calls[call.id] = call
-        route = self.router.find(call.called_number)
+        route = self._route(call)
         if route is None:
             log.error("no handler for %s, and no default", call.called_number)
             call.refuse("unallocated")
             return
-        call.metadata = route.metadata
+        call.metadata = dict(route.metadata)
         self._handle(call, route.handler)
+
+    def _route(self, call: CallSession) -> Route[Handler] | None:
+        return self.router.find(call.called_number)
 
     def adopt(self, call: CallSession) -> None:
         """A call that was there before, from the hub."""
@@ -361,11 +457,11 @@ class VoxtraApp:
             sent["GROUP(voxtra)"] = self.tenant
         channel = {"id": uuid4().hex, "caller": {"number": caller_id or ""}, "state": "Down"}
         number = endpoint.partition("/")[2].partition("@")[0]
-        call = CallSession(hub, self, channel, [number], Direction.OUTBOUND, app=self.app_name)
+        call = self.session_type(hub, self, channel, [number], Direction.OUTBOUND, app=self.app_name)
         call.trunk = trunk
         up = call.expect_up()
         self.calls[call.id] = call
-        how = {"endpoint": endpoint, "app": self.app_name, "caller_id": caller_id, "timeout": timeout}
+        how = {"endpoint": endpoint, "app": self.app_name, "caller_id": caller_id or None, "timeout": timeout}
         try:
             await hub.originate(call, **how, variables=sent)
             if not wait:
@@ -422,6 +518,24 @@ class VoxtraApp:
         self._legs -= 1
 
 
+class HubClient(ARIClient):
+    """The client of a hub for handlers, which may run in another loop."""
+
+    def __init__(self, ari: ARIClient, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(ari.url, "", "")  # nothing is sent from here
+        self._ari, self._loop = ari, loop
+
+    async def ask(self, request: Request, *, timeout: float | None = None) -> Answer:
+        asked = asyncio.run_coroutine_threadsafe(self._ari.ask(request, timeout=timeout), self._loop)
+        return await asyncio.wrap_future(asked)
+
+
+async def _run(hook: Hook) -> None:
+    told = hook()
+    if inspect.isawaitable(told):
+        await told
+
+
 def _trunk(endpoint: str) -> str:
     """The PJSIP endpoint that is dialled over; "" for channels that need no RTP port."""
     technology, _, rest = endpoint.partition("/")
@@ -444,7 +558,7 @@ async def _until(told: asyncio.Event, work: "asyncio.Future[Any]") -> None:
     asked.cancel()
 
 
-def _handler(handler: H) -> H:
+def checked_handler(handler: H) -> H:
     """Only async functions can wait for a caller without stopping every other call."""
     if not inspect.iscoroutinefunction(handler) and not inspect.iscoroutinefunction(
         getattr(handler, "__call__", None)  # noqa: B004  an object with an async __call__

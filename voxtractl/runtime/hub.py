@@ -92,6 +92,7 @@ class Taker(Protocol):
     """Who gets the calls of a Stasis app: a VoxtraApp."""
 
     tenant: str | None
+    session_type: type[CallSession]  # what its calls are
     tts: "TextToSpeech | None"
     stt: "SpeechToText | None"
     media: str  # audiosocket or websocket
@@ -539,7 +540,7 @@ class Hub:
         self, app: str, taker: Taker, channel: Mapping[str, Any], args: list[str], begin: str
     ) -> CallSession:
         """A channel that is in the app becomes a call."""
-        session = CallSession(self, taker, channel, args, Direction.INBOUND, app=app)
+        session = taker.session_type(self, taker, channel, args, Direction.INBOUND, app=app)
         self.open(session, up=channel["state"] == "Up", begin=begin)
         self._feed(session.id, lifecycle.Started())
         # So that the end is told also after the call left the app (facts G1).

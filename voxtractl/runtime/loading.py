@@ -114,14 +114,15 @@ def _know_peer() -> None:
     """``from voxtra import VoxtraApp`` finds this package, unless that library is installed."""
     if PEER in sys.modules or importlib.util.find_spec(PEER) is not None:
         return
-    import voxtractl
-    from voxtractl.runtime.session import CallSession
+    from voxtractl.runtime import peer
 
-    peer = ModuleType(PEER, "voxtractl under the name that handlers of the voxtra library import")
-    for name in voxtractl.__all__:
-        setattr(peer, name, getattr(voxtractl, name))
-    peer.CallSession = CallSession  # type: ignore[attr-defined]
-    sys.modules[PEER] = peer
+    for name, promised in peer.MODULES.items():
+        module = ModuleType(name, "voxtractl under the name that handlers of the voxtra library import")
+        vars(module).update(promised, __all__=[*promised])
+        sys.modules[name] = module
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, module)
 
 
 def _line(exc: BaseException, place: str, base: Path) -> str:

@@ -11,8 +11,10 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from enum import StrEnum
 from functools import partial
 from threading import Thread
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, cast
 from uuid import uuid4
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from voxtractl.runtime.hub import Hub, Taker
     from voxtractl.runtime.speech import Said, Transcript
 
-__all__ = ["AudioStream", "CallSession", "Played", "Queued", "Recorded"]
+__all__ = ["AudioStream", "CallSession", "CallState", "Played", "Queued", "Recorded"]
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,18 @@ SOUND_MAX: Final = 3600.0  # seconds: Asterisk tells no end of some playbacks (f
 END_TIMEOUT: Final = 10.0  # seconds Asterisk gets to end a call before hangup() returns all the same
 SCHEMES: Final = frozenset({"sound", "recording", "number", "digits", "characters", "tone"})
 QUEUE_EVENT: Final = "VoxtraQueue"  # templates/extensions: what tells how a queue was left
+
+
+class CallState(StrEnum):
+    """What a call is doing, in one word: of its handler's verbs, and of what the other side did."""
+
+    RINGING = "ringing"
+    ANSWERED = "answered"
+    ON_HOLD = "on_hold"
+    TRANSFERRING = "transferring"  # in a queue or elsewhere in the dialplan, or somebody is rung for it
+    IN_PROGRESS = "in_progress"  # connected with another call
+    COMPLETED = "completed"
+    FAILED = "failed"  # a call out that nobody answered
 
 
 class Played(NamedTuple):
@@ -108,8 +122,8 @@ class CallSession:
     """``id`` is Asterisk's channel id. ``called_number`` is the DID, ``caller_number`` who calls (or is
     called).
 
-    ``args`` are the Stasis arguments without tenant; ``metadata`` is the route's; ``data`` is the handler's
-    own.
+    ``args`` are the Stasis arguments without tenant. ``metadata`` begins as a copy of the route's; the
+    handler may keep there what it likes.
     """
 
     def __init__(
@@ -131,8 +145,7 @@ class CallSession:
         self.direction = direction
         self.tenant = taker.tenant
         self.node = hub.journal.node
-        self.metadata: Mapping[str, Any] = {}
-        self.data: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
         self.is_up = channel.get("state") == "Up"
         self.trunk = ""  # the PJSIP endpoint it was dialled over
         self.queue_status: str | None = None
@@ -144,6 +157,7 @@ class CallSession:
         self.called_number = _called(channel, self.args)
         self._is_gone = False
         self.untouched = True  # no command was given to the channel yet
+        self._doing: CallState | None = None  # more than ringing or answered
         self._waits: dict[str, tuple[asyncio.Future[Any], str]] = {}
         self._playing: list[str] = []
         self._tones: set[str] = set()  # those of the playing that end only when they are stopped
@@ -184,6 +198,27 @@ class CallSession:
     def is_gone(self) -> bool:
         """True from the first sign that the other side is gone."""
         return self._is_gone
+
+    @property
+    def caller_id(self) -> str:
+        """The same as ``caller_number``."""
+        return self.caller_number
+
+    @property
+    def state(self) -> CallState:
+        """A str too: ``call.state == "answered"``."""
+        if self._is_gone:
+            failed = self.direction == Direction.OUTBOUND and not self.is_up
+            return CallState.FAILED if failed else CallState.COMPLETED
+        return self._doing or (CallState.ANSWERED if self.is_up else CallState.RINGING)
+
+    @property
+    def duration(self) -> float:
+        """Seconds since the call was answered; 0.0 before, and what it came to when it is over."""
+        if self.ended is not None:
+            return self.ended.talk_seconds
+        known = self._hub.table.live.get(self.id)
+        return monotonic() - known.answered if known is not None and known.answered is not None else 0.0
 
     # --- answering and ending ---------------------------------------------------------------------------
 
@@ -236,11 +271,12 @@ class CallSession:
 
     # --- sounds -----------------------------------------------------------------------------------------
 
-    async def play_file(self, sound: str, lang: str | None = None, *, wait: bool = True) -> Played:
+    async def play_file(self, sound: str, lang: str = "", *, wait: bool = True) -> Played:
         """Play a sound file of the node; returns when it has ended. Several: ``play("sound:a", "sound:b")``.
 
-        With ``wait=False`` at once. A missing file gives ``Played(status="failed")``, an error in the log and
-        the event playback_failed: the caller stays. Raises CallEnded.
+        ``lang`` is the language of the file, the channel's when empty. With ``wait=False`` at once. A missing
+        file gives ``Played(status="failed")``, an error in the log and the event playback_failed: the caller
+        stays. Raises CallEnded.
         """
         return await self._play([f"sound:{sound}"], "play_file", wait=wait, lang=lang)
 
@@ -288,7 +324,7 @@ class CallSession:
         target = self._bridge if self._bridge is not None else self.id
         build = requests.play_bridge if self._bridge is not None else requests.play
         try:
-            await self._command(build(target, playback, media, lang=lang), op)
+            await self._command(build(target, playback, media, lang=lang or None), op)
         except BaseException:
             self._forget(playback)
             raise
@@ -403,12 +439,14 @@ class CallSession:
     async def ring_stop(self) -> None:
         await self._command(requests.ring_stop(self.id), "ring_stop")
 
-    async def hold(self, music: str | None = None) -> None:
-        """Music on hold for the other side; ``music`` is a class of musiconhold.conf."""
-        await self._command(requests.moh_start(self.id, music), "hold")
+    async def hold(self, moh_class: str | None = None) -> None:
+        """Music on hold for the other side; ``moh_class`` is a class of musiconhold.conf."""
+        await self._command(requests.moh_start(self.id, moh_class), "hold")
+        self._doing = CallState.ON_HOLD
 
     async def unhold(self) -> None:
         await self._command(requests.moh_stop(self.id), "unhold")
+        self._doing = None
 
     async def mute(self, direction: str = "both") -> None:
         """Silence what comes from (``in``), goes to (``out``) the other side, or ``both``."""
@@ -449,19 +487,30 @@ class CallSession:
         except (BadRequest, Conflict):
             self._hub.feed(self.id, lifecycle.Stayed())
             raise
+        self._doing = CallState.TRANSFERRING
         self._hub.journal.write("transferred", self.told, to=f"{context},{extension}")
 
     async def transfer_to_queue(
-        self, queue: str, *, variables: Mapping[str, object] | None = None, wait: bool = True
+        self,
+        queue: str,
+        metadata: Mapping[str, object] | None = None,
+        *,
+        variables: Mapping[str, object] | None = None,
+        wait: bool = True,
     ) -> Queued:
         """Put the caller into a queue of the tenant: ``support`` or ``acme-support``.
 
         Raises QueueUnknown when Asterisk has no such queue: the caller stays. ``variables`` are set first.
+        ``metadata`` is what the agent should know: ``{"intent": "billing"}`` is ``${VOXTRA_INTENT}`` on this
+        channel and on the agent's, always as text. Raises UsageFault for a key that cannot be a variable.
         Waits until the call is over, so that a handler may end with ``hangup()``; ``wait=False`` returns when
         the caller is in the queue. The status is also in ``queue_status`` and in the event call_ended.
         """
+        # With __ every channel that is made for this one has it too.
+        told = {f"__VOXTRA_{key}".upper(): str(value) for key, value in (metadata or {}).items()}
+        known = requests.variables({**told, **(variables or {})})
         context, extension = await self._queue(queue)
-        for name, value in (variables or {}).items():
+        for name, value in known.items():
             await self.set_variable(name, value)
         self._entered, self._queue_answered = queue, False
         try:
@@ -506,8 +555,12 @@ class CallSession:
         """
         self._check("transfer")
         await (self.play_tone("ring") if self.is_up else self.ring())
+        self._doing = CallState.TRANSFERRING
         try:
             other = await self.consult(to, timeout=timeout, context=context)
+        except BaseException:
+            self._doing = None
+            raise
         finally:
             await self._hush()
         self._hub.journal.write("transferred", self.told, to=to)
@@ -548,6 +601,7 @@ class CallSession:
         await self._hush()
         await other._hush()
         bridge = await self._hub.open_bridge(self.id, [self.id, other.id])
+        self._doing = other._doing = CallState.IN_PROGRESS
         ends = [asyncio.ensure_future(self.wait_ended()), asyncio.ensure_future(other.wait_ended())]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -563,9 +617,9 @@ class CallSession:
 
     async def record_start(
         self,
-        name: str | None = None,
+        name: str = "",
+        fmt: str = "wav",
         *,
-        format: str = "wav",
         direction: str = "both",
         max_seconds: int = 0,
         beep: bool = False,
@@ -573,6 +627,7 @@ class CallSession:
     ) -> str:
         """Record the call beside whatever else happens to it; returns the recording's name.
 
+        A recording without ``name`` gets one of its own; ``fmt`` is a file format of Asterisk's (wav, gsm).
         The recorder listens in on a channel of its own: on the call itself no sound would play meanwhile
         (facts G6). ``direction``: both, in, out. ``sink`` gets the sound as 16-bit PCM (8 kHz mono) instead
         of a file.
@@ -594,9 +649,9 @@ class CallSession:
         )
         future: asyncio.Future[Recorded] = self._loop.create_future()
         future.add_done_callback(_taken)
-        self._recordings[name] = _Recording(format, future, channel=snooped)
+        self._recordings[name] = _Recording(fmt, future, channel=snooped)
         answer = await self._hub.ask(
-            requests.record(snooped, name, format, max_duration=max_seconds, if_exists="fail", beep=beep)
+            requests.record(snooped, name, fmt, max_duration=max_seconds, if_exists="fail", beep=beep)
         )
         if answer.status >= 300:
             del self._recordings[name]

@@ -13,12 +13,12 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from voxtractl import files, naming
 from voxtractl.ari import requests
@@ -38,7 +38,9 @@ __all__ = ["Supervisor", "Worker"]
 log = logging.getLogger(__name__)
 
 LOOPS_MAX: Final = 256  # threads; more tenants share them by the order they come
-LOAD_TIMEOUT: Final = 30.0  # seconds a handler file may take to load
+LOAD_TIMEOUT: Final = 30.0  # seconds a handler file may take to load, its startup hooks included
+SETTLE: Final = 6.0  # seconds for handlers and hooks of calls at the end
+SHUT_DOWN: Final = 5.0  # seconds for the shutdown hooks after that
 LOOK_EVERY: Final = 2.0  # seconds between looks at the document's files
 BLOCKED_AFTER: Final = 2.0  # seconds a tenant's loop may not turn before it is told
 BEAT: Final = 1.0  # seconds between a worker's signs of life
@@ -55,7 +57,7 @@ class Worker:
 
 
 class _Loop:
-    """A thread with an event loop, begun with its first call."""
+    """A thread with an event loop, begun when a handler or hook needs it first."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -106,7 +108,6 @@ class _Served:
     app: VoxtraApp
     stamp: float
     names: list[tuple[Hub, str, str]] = field(default_factory=list)  # (hub, app name, slug)
-    loop: _Loop | None = None
 
 
 class Supervisor:
@@ -136,7 +137,8 @@ class Supervisor:
         self._timeout = timeout
         self._fleet = Fleet()
         self._sources: object = None
-        self._loops: list[_Loop] = []
+        self._loops: dict[str, _Loop] = {}  # by slug
+        self._past: list[VoxtraApp] = []  # served no more; their last calls go on
         self._tasks: list[asyncio.Task[None]] = []
         self._beats: dict[tuple[str, int], tuple[str, float]] = {}
         self._bases: dict[str, str] = {}  # our apps → the tenants' app, without the worker's number
@@ -156,6 +158,7 @@ class Supervisor:
             journal = Journal(name)
             journal.sinks += self._sinks
             ari = ARIClient(node.ari, node.ari_user, password, timeout=self._timeout)
+            await ari.open()  # startup hooks may use it
             hub = self.hubs[name] = Hub(ari, journal=journal)
             hub.elsewhere = partial(self._elsewhere, name)
         for slug in self._only:
@@ -194,24 +197,35 @@ class Supervisor:
         return sum(ended)
 
     async def close(self) -> None:
-        """Let handlers and hooks finish, disconnect, end the threads; a second close does nothing."""
+        """Let handlers and hooks finish, run the shutdown hooks, disconnect, end the threads; a second close
+        does nothing."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        settling = []
-        for served in self.served.values():
-            if served.loop is not None and not served.loop.loop.is_closed():
-                work = asyncio.run_coroutine_threadsafe(served.app.settle(), served.loop.loop)
-                settling.append(asyncio.wrap_future(work))
-        if settling:
-            await asyncio.wait(settling, timeout=6.0)
+        apps = [*self._past, *(served.app for served in self.served.values())]
+        await self._each(apps, VoxtraApp.settle, SETTLE)
+        if late := await self._each([app for app in apps if app.is_up], VoxtraApp.shut_down, SHUT_DOWN):
+            log.error("shutdown hooks that take over %.0f s are left behind: %s", SHUT_DOWN, ", ".join(late))
         self.served.clear()
+        self._past.clear()
         await asyncio.gather(*(hub.stop() for hub in self.hubs.values()))
-        loops, self._loops = self._loops, []
-        for loop in loops:
+        loops, self._loops = self._loops, {}
+        for loop in set(loops.values()):
             loop.stop()
+
+    async def _each(
+        self, apps: Iterable[VoxtraApp], what: Callable[[VoxtraApp], Coroutine[Any, Any, None]], most: float
+    ) -> list[str]:
+        """Do it for apps that have a loop, each in its own; returns the tenants that took more seconds."""
+        work = {
+            asyncio.wrap_future(asyncio.run_coroutine_threadsafe(what(app), loop.loop)): app.tenant or ""
+            for app in apps
+            if (loop := self._loops.get(app.tenant or "")) is not None and not loop.loop.is_closed()
+        }
+        _, late = await asyncio.wait(work, timeout=most) if work else (set(), set())
+        return sorted(work[one] for one in late)
 
     async def failed(self) -> VoxtractlError:
         """Wait until a connection ended for good, and return why.
@@ -306,9 +320,10 @@ class Supervisor:
                         app = await asyncio.to_thread(
                             load_app, tenant.handler or "", tenant.slug, self.config.parent
                         )
+                        await self._start_up(tenant, app)
                 except TimeoutError:
                     fault = HandlerFault(
-                        f"the handler of {tenant.slug} did not load within {LOAD_TIMEOUT:.0f} s",
+                        f"the handler of {tenant.slug} was not ready within {LOAD_TIMEOUT:.0f} s",
                         tenant=tenant.slug,
                         where=tenant.handler,
                     )
@@ -323,19 +338,33 @@ class Supervisor:
 
         await asyncio.gather(*(one(tenant) for tenant in tenants.values()))
 
-    def _serve(self, tenant: Tenant, app: VoxtraApp, stamp: float) -> None:
-        before = self.served.get(tenant.slug)
-        served = _Served(tenant, app, stamp, loop=before.loop if before else None)
-        hubs = [hub for name, hub in self.hubs.items() if not tenant.nodes or name in tenant.nodes]
+    async def _start_up(self, tenant: Tenant, app: VoxtraApp) -> None:
+        """Attach the app and run its startup hooks, in the loop of its handlers. Raises HandlerFault."""
         app.max_channels = tenant.max_channels
         app.calls_per_second = tenant.outbound.calls_per_second if tenant.outbound else None
-        app.attach(hubs, lambda: self._loop_of(served), tenant=tenant.slug)
+        app.app_name = self._apps(tenant)[0]
+        app.attach(self._hubs_of(tenant), lambda: self._loop_of(tenant.slug), tenant=tenant.slug)
+        if not app.has_hooks:
+            return
+        try:
+            work = asyncio.run_coroutine_threadsafe(_started(app, tenant), self._loop_of(tenant.slug))
+            await asyncio.wrap_future(work)
+        except BaseException:
+            app.detach()
+            raise
+
+    def _hubs_of(self, tenant: Tenant) -> list[Hub]:
+        return [hub for name, hub in self.hubs.items() if not tenant.nodes or name in tenant.nodes]
+
+    def _serve(self, tenant: Tenant, app: VoxtraApp, stamp: float) -> None:
+        if tenant.slug in self.served:
+            self._past.append(self.served[tenant.slug].app)
+        served = _Served(tenant, app, stamp)
         slug = tenant.slug if self._fleet.defaults.apps == "shared" else ""
-        for hub in hubs:
+        for hub in self._hubs_of(tenant):
             for name in self._apps(tenant):
                 hub.serve(name, app, slug=slug)
                 served.names.append((hub, name, slug))
-        app.app_name = self._apps(tenant)[0]
         self._bases |= dict.fromkeys(self._apps(tenant), tenant.app)
         self.served[tenant.slug] = served
 
@@ -347,6 +376,7 @@ class Supervisor:
 
     def _leave(self, slug: str) -> None:
         served = self.served.pop(slug)
+        self._past.append(served.app)
         for hub, name, key in served.names:
             hub.leave(name, slug=key)
 
@@ -358,15 +388,19 @@ class Supervisor:
         except OSError:
             return 0.0
 
-    def _loop_of(self, served: _Served) -> asyncio.AbstractEventLoop:
+    def _loop_of(self, slug: str) -> asyncio.AbstractEventLoop:
         """The loop of a tenant's handlers, begun when it is first needed."""
-        if served.loop is None:
-            if len(self._loops) < LOOPS_MAX:
-                self._loops.append(_Loop(f"tenant {served.tenant.slug}"))
-                served.loop = self._loops[-1]
-            else:
-                served.loop = self._loops[hash(served.tenant.slug) % LOOPS_MAX]
-        return served.loop.loop
+        if slug not in self._loops:
+            own = list(self._loops.values())[:LOOPS_MAX]
+            self._loops[slug] = (
+                _Loop(f"tenant {slug}") if len(own) < LOOPS_MAX else own[hash(slug) % LOOPS_MAX]
+            )
+        return self._loops[slug].loop
+
+    async def _retire(self) -> None:
+        """Run the shutdown hooks of apps that are served no more, when their last call is over."""
+        await self._each([app for app in self._past if app.is_up], VoxtraApp.retire, SHUT_DOWN)
+        self._past = [app for app in self._past if app.is_up or app.busy]
 
     # --- watching ---------------------------------------------------------------------------------------
 
@@ -384,6 +418,7 @@ class Supervisor:
             if changed:
                 await self.reload()
             await self.reclaim()
+            await self._retire()
 
     async def reclaim(self, *, force: bool = False) -> None:
         """Serve apps that another process took, when it has left them; ``force``: take them back."""
@@ -399,7 +434,7 @@ class Supervisor:
         told: set[_Loop] = set()
         while True:
             await asyncio.sleep(BLOCKED_AFTER / 2)
-            for loop in self._loops:
+            for loop in set(self._loops.values()):
                 seconds = loop.check()
                 if seconds < BLOCKED_AFTER:
                     told.discard(loop)
@@ -467,3 +502,16 @@ class Supervisor:
             and self._beats.get((name, other), ("", now))[0].endswith(" up")
             and self._lives(name, other, now)
         ]
+
+
+async def _started(app: VoxtraApp, tenant: Tenant) -> None:
+    """Run its startup hooks, in the loop of its handlers. Raises HandlerFault whatever they raise: it is this
+    tenant's fault only."""
+    try:
+        await app.start_up()
+    except (Exception, SystemExit) as exc:
+        raise HandlerFault(
+            f"a startup hook of {tenant.slug} failed: {type(exc).__name__}: {exc}",
+            tenant=tenant.slug,
+            where=tenant.handler,
+        ) from exc
