@@ -502,6 +502,35 @@ async def test_a_handler_that_blocks_or_raises_stops_no_other_tenant(pbx: Pbx) -
         await pbx.empty()
 
 
+async def test_providers_of_speech_are_closed_with_their_app(pbx: Pbx) -> None:
+    speaks = """
+class Voice:
+    rate = 8000
+
+    async def synthesize(self, text):
+        yield bytes(3200)
+
+    async def close(self):
+        print("closed:", NUMBER, flush=True)
+
+NUMBER = 1
+app.tts = app.stt = Voice()
+"""
+    write(pbx, document(acme="acme.py:app"), acme=WAITS + speaks)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        far = pbx.call(ACME)
+        await until(lambda: run.of("call_answered"))
+        write(pbx, document(acme="acme.py:app"), acme=WAITS + speaks.replace("= 1", "= 2"))
+        await run.says("reloaded: 1 tenants served, 1 changed")
+        assert "closed:" not in run.log  # its call is up
+        far.hangup()
+        await run.says("closed: 1")
+        run.process.terminate()
+        await run.ends()
+        assert [run.log.count(f"closed: {number}") for number in (1, 2)] == [1, 1]
+
+
 async def test_a_drain_lets_calls_finish_and_ends_the_rest(pbx: Pbx) -> None:
     write(pbx, document(acme="acme.py:app"), acme=WAITS)
     await pushed(pbx)

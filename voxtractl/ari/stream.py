@@ -21,6 +21,7 @@ import logging
 import random
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from json import dumps, loads
@@ -490,12 +491,15 @@ class _Connection(WSListener):
         self._message, self._opened = message, opened
         self.socket: WSTransport | None = None
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._parted = asyncio.Event()  # the other side has said farewell, or is gone
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self.socket = transport
         self._opened(transport)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type == WSMsgType.CLOSE:
+            self._parted.set()
         if self.ended.done():
             return
         if frame.msg_type == WSMsgType.CLOSE:
@@ -509,19 +513,18 @@ class _Connection(WSListener):
             self.ended.set_exception(exc)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
+        self._parted.set()
         if not self.ended.done():
             self.ended.set_result("it was cut")
 
     async def part(self) -> None:
         """Say farewell; a peer that does not listen is cut off."""
-        if self.ended.done():
-            self.ended.cancelled() or self.ended.exception()  # seen
+        if not self.ended.cancel():  # from now on nothing that comes is told
+            self.ended.exception()  # seen
         if self.socket is None:
             return
         self.socket.send_close(WSCloseCode.OK)
-        self.socket.disconnect()
-        try:
-            async with asyncio.timeout(CLOSE):
-                await self.socket.wait_disconnected()
-        except TimeoutError:
-            self.socket.underlying_transport.abort()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE):  # then our apps are gone from Asterisk
+                await self._parted.wait()
+        self.socket.disconnect(graceful=False)

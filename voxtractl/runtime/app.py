@@ -238,15 +238,22 @@ class VoxtraApp:
             self.is_up = True
 
     async def shut_down(self) -> None:
-        """Run the shutdown hooks, when the startup hooks have run; for ``stop`` and for the supervisor."""
+        """Run the shutdown hooks, when the startup hooks have run, and close the providers of speech; for
+        ``stop`` and for the supervisor."""
         TENANT.set(self.tenant)
         if self.is_up:
             self.is_up = False
             for hook in self._on_shutdown:
-                try:
-                    await _run(hook)
-                except (Exception, SystemExit):  # a user's code; the next hook has its own to close
-                    log.exception("a shutdown hook failed")
+                await self._shut(hook)
+        for provider in {id(provider): provider for provider in (self.tts, self.stt)}.values():
+            if (close := getattr(provider, "close", None)) is not None:
+                await self._shut(close)
+
+    async def _shut(self, hook: Hook) -> None:
+        try:
+            await _run(hook)
+        except (Exception, SystemExit):  # a user's code; the next hook has its own to close
+            log.exception("a shutdown hook failed: %r", hook)
 
     async def stop(self, *, drain: float = 0.0) -> None:
         """Give calls ``drain`` seconds to finish, end the rest, run their hooks and the shutdown hooks,

@@ -206,8 +206,8 @@ class Supervisor:
             await asyncio.wait(tasks)
         apps = [*self._past, *(served.app for served in self.served.values())]
         await self._each(apps, VoxtraApp.settle, SETTLE)
-        if late := await self._each([app for app in apps if app.is_up], VoxtraApp.shut_down, SHUT_DOWN):
-            log.error("shutdown hooks that take over %.0f s are left behind: %s", SHUT_DOWN, ", ".join(late))
+        if late := await self._each(apps, VoxtraApp.shut_down, SHUT_DOWN):
+            log.error("what takes over %.0f s to shut down is left behind: %s", SHUT_DOWN, ", ".join(late))
         self.served.clear()
         self._past.clear()
         await asyncio.gather(*(hub.stop() for hub in self.hubs.values()))
@@ -398,8 +398,8 @@ class Supervisor:
         return self._loops[slug].loop
 
     async def _retire(self) -> None:
-        """Run the shutdown hooks of apps that are served no more, when their last call is over."""
-        await self._each([app for app in self._past if app.is_up], VoxtraApp.retire, SHUT_DOWN)
+        """Shut down apps that are served no more, when their last call is over."""
+        await self._each(self._past, VoxtraApp.retire, SHUT_DOWN)
         self._past = [app for app in self._past if app.is_up or app.busy]
 
     # --- watching ---------------------------------------------------------------------------------------

@@ -283,6 +283,15 @@ async def test_an_answer_whose_body_is_rubbish_loses_the_connection_and_leaves_n
             await stream.ask(requests.channels(), timeout=3600)
 
 
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 4001])
+async def test_a_farewell_of_the_other_side_is_told_with_its_code(code: int) -> None:
+    async def leave(socket: web.WebSocketResponse) -> None:
+        await socket.close(code=code)
+
+    async with serving(scripted(leave, mute)) as url, streaming(url) as (_, told):
+        assert await told.downs.get() == f"Asterisk closed it ({code})"
+
+
 async def test_on_up_is_ended_by_the_next_loss() -> None:
     lose = asyncio.Event()
     ended: asyncio.Queue[str] = asyncio.Queue()
