@@ -230,7 +230,14 @@ async def test_a_snoop_and_external_media_are_channels_in_the_app(desk: Desk) ->
     )
     assert Channel.of(made).name.startswith(f"Snoop/{id}")
     assert (await desk.event("StasisStart", channel=ear))["args"] == ["ear"]
-    async with await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0) as listener:
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        parted.set()
+
+    parted = asyncio.Event()
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as listener:
         port = listener.sockets[0].getsockname()[1]
         made = await desk.ask(
             requests.external_media(
@@ -249,6 +256,7 @@ async def test_a_snoop_and_external_media_are_channels_in_the_app(desk: Desk) ->
         await desk.event("StasisStart", channel=line)
         assert await desk.ask(requests.get_variable(line, "V"), 200) == {"value": "1"}
         await desk.ask(requests.hangup(line), 204)
+        await asyncio.wait_for(parted.wait(), 10)
 
 
 NASTY = [
