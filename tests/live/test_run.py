@@ -149,6 +149,48 @@ async def sing(call):
     print("heard", chunk.codec, chunk.sample_rate, chunk.n_samples, flush=True)
 """
 
+# Every request the peer library's client has by name, of its calls and of a client of one's own.
+ASKS = """\
+import asyncio
+
+from voxtra import ARIClient, VoxtraApp
+from voxtra.exceptions import TelephonyError
+
+app = VoxtraApp()
+
+
+@app.default()
+async def ask(call):
+    ari = app.ari
+    await ari.answer_channel(call.id)
+    assert (await ari.get_channel(call.id)).state == "Up"
+    assert call.id in [channel.id for channel in await ari.list_channels()]
+    playing = await ari.play_on_channel(call.id, "tone:busy")
+    await call.stop_playback(playing.id)
+    playing = await ari.play_on_channel(call.id, "sound:hello-world", lang="en")
+    await ari.stop_playback(playing.id)
+    await call.stop_playback(playing.id)  # it is over
+    await ari.moh_start(call.id)
+    await ari.moh_stop(call.id)
+    await ari.send_dtmf(call.id, "12")
+    bridge = await ari.create_bridge(name="meeting")
+    await ari.add_to_bridge(bridge.id, [call.id])
+    await ari.remove_from_bridge(bridge.id, [call.id])
+    await ari.destroy_bridge(bridge.id)
+    assert any(row["name"] == "pbx_config.so" for row in await ari.list_modules())
+    await ari.reload_module("pbx_config.so")
+    for what in (call.transfer_to("nobody"), ari.get_channel("nobody"), ari.stop_recording("nothing")):
+        try:
+            await what
+        except TelephonyError as error:
+            print("refused:", error, flush=True)
+    async with ARIClient(base_url=URL, username=USER, password=WORD, app_name="voxtra") as own:
+        assert "build" in await own.connect()
+        await own.hangup_channel(call.id, reason="busy")
+    await call.wait_ended()
+    print("asked all", flush=True)
+"""
+
 
 def document(**handlers: str) -> str:
     dids = {"acme": ACME, "beta": BETA, "gamma": GAMMA}
@@ -389,6 +431,21 @@ async def test_a_handler_reaches_asterisk_itself_from_its_own_thread(pbx: Pbx) -
         await run.says("made ")
         seen: Callable[[], str] = lambda: pbx.ari("GET", "asterisk/variable", variable="SEEN")[1]
         await until(lambda: f"{ACME}/1" in seen())
+        run.process.terminate()
+        await run.ends()
+
+
+async def test_every_request_the_peer_library_has_by_name_is_taken_by_asterisk(pbx: Pbx) -> None:
+    url, user, word = (pbx.account[name] for name in ("ari_url", "ari_user", "ari_password"))
+    write(pbx, document(acme="asks.py:app"), asks=f"URL, USER, WORD = {(url, user, word)!r}\n{ASKS}")
+    await pushed(pbx)
+    async with running(pbx) as run:
+        pbx.call(ACME)
+        await until(lambda: run.of("call_ended"))
+        await until(lambda: "asked all" in run.log or run.of("handler_failed"))
+        assert run.of("handler_failed") == []
+        assert run.log.count("refused:") == 3
+        assert "PJSIP/nobody cannot be called" in run.log
         run.process.terminate()
         await run.ends()
 
