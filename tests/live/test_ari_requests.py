@@ -230,6 +230,7 @@ async def test_a_snoop_and_external_media_are_channels_in_the_app(desk: Desk) ->
     )
     assert Channel.of(made).name.startswith(f"Snoop/{id}")
     assert (await desk.event("StasisStart", channel=ear))["args"] == ["ear"]
+
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()

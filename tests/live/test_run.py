@@ -214,11 +214,11 @@ class Running:
     """A `voxtractl run` process, its events and what it said."""
 
     def __init__(self, pbx: Pbx, process: subprocess.Popen[str], events: Path, log: Path) -> None:
-        self.pbx, self.process, self._events, self._log = pbx, process, events, log
+        self.pbx, self.process, self.file, self._log = pbx, process, events, log
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._events.read_text().splitlines()]
+        return [json.loads(line) for line in self.file.read_text().splitlines()]
 
     def of(self, name: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["event"] == name]
@@ -280,7 +280,11 @@ def write(pbx: Pbx, tenants: str, **files: str) -> None:
     text = pbx.config.read_text().partition("\n[tenants")[0].partition("\n[defaults")[0]
     pbx.config.write_text(f"{text}\n{tenants}")
     for name, content in files.items():
-        (pbx.config.parent / f"{name}.py").write_text(content)
+        write_file(pbx, name, content)
+
+
+def write_file(pbx: Pbx, name: str, content: str) -> None:
+    (pbx.config.parent / f"{name}.py").write_text(content)
 
 
 async def pushed(pbx: Pbx) -> None:
@@ -535,6 +539,119 @@ async def test_a_handler_that_cannot_load_costs_its_own_tenant_only(pbx: Pbx) ->
         await run.ends(7)
 
 
+async def test_a_handler_that_never_loads_costs_its_own_tenant_only(pbx: Pbx) -> None:
+    write(
+        pbx,
+        document(acme="acme.py:app", beta="stuck.py:app", gamma="slow.py:app"),
+        acme=SAYS_BYE,
+        stuck="import time\ntime.sleep(1000)\n",
+        slow="import time\ntime.sleep(6)\n" + SAYS_BYE,
+    )
+    await pushed(pbx)
+    async with running(pbx) as run:
+        await run.says("serving 1 of 3 tenants on lab; still loading: beta, gamma")
+        assert "the handler of beta is slow to load, at " in run.log
+        assert "stuck.py:2" in run.log
+        pbx.call(ACME)
+        await until(lambda: len(run.of("call_ended")) == 1)
+        far = pbx.call(BETA)  # the dialplan's own fallback
+        await until(lambda: not far.up)
+        await until(lambda: pbx.ari("GET", "applications/voxtra-gamma")[0] == 200, most=20)
+        pbx.call(GAMMA)
+        await until(lambda: len(run.of("call_ended")) == 2)
+        run.process.terminate()  # and does not wait for the thread that sleeps
+        await run.ends()
+
+
+async def test_changed_modules_beside_a_handler_are_loaded_and_a_fault_is_told_once(pbx: Pbx) -> None:
+    """Calls that are up go on with the old code, also with modules it imports only now."""
+    by_words = WAITS.replace(
+        "await call.answer()",
+        "import words\n    await call.answer()\n    print('said:', words.NAME, flush=True)",
+    ).replace("timeout=60)", "timeout=60)\n    import late\n    print('late:', late.NAME, flush=True)")
+    write(pbx, document(acme="acme.py:app"), acme=by_words, words="NAME = 'old'\n", late="NAME = 'late'\n")
+    await pushed(pbx)
+    async with running(pbx) as run:
+        first = pbx.call(ACME)
+        await run.says("said: old")
+        write_file(pbx, "acme", by_words + "\n1 / 0\n")
+        await run.says("ZeroDivisionError")
+        await asyncio.sleep(5)  # it is looked at every 2 s
+        assert run.log.count("the handler of acme cannot be loaded") == 1
+        pbx.call(ACME)  # the last code that could be loaded
+        await until(lambda: run.log.count("said: old") == 2)
+        write_file(pbx, "words", "NAME = 'new'\n")
+        write_file(pbx, "acme", by_words)
+        await until(lambda: run.log.count("1 changed") == 2)
+        pbx.call(ACME)
+        await run.says("said: new")
+        write_file(pbx, "words", "NAME = 'newest'\n")  # a module, and nothing else
+        await until(lambda: run.log.count("1 changed") == 3)
+        pbx.call(ACME)
+        await run.says("said: newest")
+        first.goes("far-dtmf", "1")
+        await run.says("late: late")
+        await run.forced()
+
+
+async def test_what_needs_a_restart_is_told_once(pbx: Pbx) -> None:
+    write(pbx, document(acme="acme.py:app"), acme=SAYS_BYE)
+    async with running(pbx) as run:
+        other = '[nodes.other]\nari = "http://127.0.0.1:9"\nari_user = "x"\nari_password_env = "HOME"\n'
+        write(pbx, f'{other}store = "memory:other"\n' + document(acme="acme.py:app"))
+        await run.says("the document has other nodes now (other): restart to serve them")
+        for times in (2, 3):
+            write(pbx, document(acme="acme.py:app") + "# again\n")
+            run.process.send_signal(signal.SIGHUP)
+            await until(lambda times=times: run.log.count("reloaded: ") >= times)  # type: ignore[misc]
+        assert run.log.count("restart to serve them") == 1
+        run.process.terminate()
+        await run.ends()
+
+
+async def test_events_go_on_in_a_new_file_after_the_old_one_was_moved_away(pbx: Pbx) -> None:
+    write(pbx, document(acme="acme.py:app"), acme=SAYS_BYE)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        pbx.call(ACME)
+        await until(lambda: len(run.of("call_ended")) == 1)
+        moved = run.file.rename(run.file.with_suffix(".1"))
+        run.process.send_signal(signal.SIGHUP)
+        await until(run.file.exists)
+        pbx.call(ACME)
+        await until(lambda: len(run.of("call_ended")) == 1)
+        assert moved.read_text().count("call_ended") == 1
+        run.process.terminate()
+        await run.ends()
+
+
+async def test_media_legs_of_a_tenant_are_limited_by_the_document(pbx: Pbx) -> None:
+    hears = WAITS.replace(
+        "await call.listen_dtmf(timeout=60)",
+        "async for _ in call.audio_stream():\n        call.metadata['heard'] = True",
+    )
+    limited = document(acme="acme.py:app", beta="acme.py:app").replace(
+        "handler", "max_media_legs = 1\nhandler", 1
+    )
+    write(pbx, limited, acme=hears)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        first = pbx.call(ACME)
+        await until(lambda: len(run.of("call_answered")) == 1)
+        await until(lambda: any(row["name"].startswith("AudioSocket/") for row in pbx.channels()))
+        refused = pbx.call(ACME)
+        await until(lambda: run.of("handler_failed"))
+        assert "acme has all of its 1 media legs open" in run.of("handler_failed")[0]["error"]
+        assert "max_media_legs in the document" in run.log
+        await until(lambda: not refused.up)
+        assert first.up
+        for _ in range(2):  # another tenant has a limit of its own
+            pbx.call(BETA)
+        await until(lambda: len(run.of("call_answered")) == 4)
+        assert len(run.of("call_ended")) == 1
+        await run.forced()
+
+
 async def test_a_handler_that_blocks_or_raises_stops_no_other_tenant(pbx: Pbx) -> None:
     blocks = WAITS.replace("await call.listen_dtmf(timeout=60)", "import time; time.sleep(20)")
     write(
@@ -622,7 +739,7 @@ async def test_a_changed_document_is_served_without_dropping_a_call(pbx: Pbx) ->
         await until(lambda: len(run.of("call_ended")) == 2)
         assert far.up
         write(pbx, document(acme="acme.py:app") + "dids = 1\n")  # by itself, and not valid
-        await run.says("the old one stays in use")
+        await run.says("tenants.toml:11:9: this is not TOML")
         write(pbx, document(beta="beta.py:app"))
         await run.says("reloaded: 1 tenants served")
         assert far.up

@@ -105,6 +105,8 @@ MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "handler": "The Python program for its calls: `file.py:name`, seen from the document.",
         "app": "Its Stasis app, instead of `defaults.app_name`; at most 73 characters.",
         "max_channels": "Calls at once, in and out together; no limit when absent.",
+        "max_media_legs": "Sound to and from handlers at once (`say`, `listen`, `audio_stream`, sinks of"
+        " recordings), in one runtime process; 200 when absent.",
         "fallback": "What a caller gets when no program is connected; hang up when absent.",
         "nodes": "The nodes that serve it; all when absent.",
         "trunk": "Its own carrier, see below.",

@@ -2,12 +2,12 @@
 `voxtractl.runtime`.
 
 SIGTERM and Ctrl-C drain: new calls take the dialplan's fallback, running ones get --drain seconds. A second
-signal ends them at once. SIGHUP reads the document again, as a changed file does by itself.
+signal ends them at once. SIGHUP reads the document again, as a changed file does by itself, and opens the
+file of --events anew.
 """
 
 import re
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from voxtractl.cli import context, show
 from voxtractl.errors import PartialFailure, UsageFault, VoxtractlError
 
 if TYPE_CHECKING:
+    from voxtractl.runtime.journal import JsonLines, Sink
     from voxtractl.runtime.supervisor import Supervisor, Worker
 
 __all__ = ["app"]
@@ -50,7 +51,8 @@ def run(
 
     settings = context.settings()
     with ExitStack() as stack:
-        sinks = [_lines(events, stack)] if events else []
+        lines = _lines(events, stack) if events else None
+        sinks: list[Sink] = [lines] if lines else []
         counters = None
         if monitor is not None:
             from voxtractl.runtime.monitor import Monitor
@@ -70,7 +72,7 @@ def run(
             counters.supervisor = supervisor
         calls = [0]
         supervisor.listen(lambda event: _count(event, calls))
-        wait(_serve(supervisor, counters, monitor, drain))
+        wait(_serve(supervisor, counters, monitor, drain, lines))
         if events != "-":
             show.emit({"calls": calls[0]}, f"{calls[0]} calls served")
 
@@ -92,26 +94,20 @@ def _worker(text: str | None) -> "Worker | None":
     return Worker(int(found[1]), int(found[2]))
 
 
-def _lines(place: str, stack: ExitStack) -> Callable[[Mapping[str, Any]], None]:
-    """A sink that writes one JSON object a line, whole lines only, as they come."""
-    import json
+def _lines(place: str, stack: ExitStack) -> "JsonLines":
+    from voxtractl.runtime.journal import JsonLines
 
-    if place == "-":
-        file = sys.stdout
-    else:
-        try:
-            file = stack.enter_context(open(place, "a", encoding="utf-8"))  # noqa: PTH123, SIM115
-        except OSError as exc:
-            raise UsageFault(f"--events {place}: {(exc.strerror or str(exc)).lower()}") from exc
-
-    def sink(event: Mapping[str, Any]) -> None:
-        file.write(json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n")
-        file.flush()
-
-    return sink
+    try:
+        lines = JsonLines(place)
+    except OSError as exc:
+        raise UsageFault(f"--events {place}: {(exc.strerror or str(exc)).lower()}") from exc
+    stack.callback(lines.close)
+    return lines
 
 
-async def _serve(supervisor: "Supervisor", counters: Any, port: int | None, drain: float) -> None:
+async def _serve(
+    supervisor: "Supervisor", counters: Any, port: int | None, drain: float, lines: "JsonLines | None"
+) -> None:
     """Serve until told to stop; every ending of the runtime passes through here."""
     import asyncio
     import signal
@@ -127,6 +123,8 @@ async def _serve(supervisor: "Supervisor", counters: Any, port: int | None, drai
     reloads: set[asyncio.Task[None]] = set()
 
     async def again() -> None:
+        if lines is not None:
+            lines.reopen()
         await supervisor.reload()
         await supervisor.reclaim(force=True)
 

@@ -36,7 +36,9 @@ SLUG: Final = typer.Argument(metavar="SLUG", help="The tenant's short name.")
 LISTS: Final = frozenset(
     {"dids", "extensions", "nodes", "codecs", "members", "caller_ids", "allow", "deny", "password_command"}
 )
-SCALARS: Final = frozenset({"max_channels", "port", "register", "timeout", "max_callers", "calls_per_second"})
+SCALARS: Final = frozenset(
+    {"max_channels", "max_media_legs", "port", "register", "timeout", "max_callers", "calls_per_second"}
+)
 
 
 @app.command()
@@ -52,6 +54,9 @@ def add(
     handler: str = typer.Option(None, "--handler", help="handlers/acme.py:app", show_default=False),
     stasis: str = typer.Option(None, "--app", help="Stasis app, if not the usual one.", show_default=False),
     max_channels: int = typer.Option(None, "--max-channels", help="Calls at once.", show_default=False),
+    max_media_legs: int = typer.Option(
+        None, "--max-media-legs", help="Calls at once that speak or listen.", show_default=False
+    ),
     fallback: str = typer.Option(
         None,
         "--fallback",
@@ -95,6 +100,7 @@ def add(
         "handler": handler,
         "app": stasis,
         "max_channels": max_channels,
+        "max_media_legs": max_media_legs,
         "fallback": _pair(fallback, "--fallback", "play=vm-goodbye") if fallback else None,
         "nodes": list(_typed_nodes()),
         "trunk": {
@@ -437,6 +443,7 @@ def _facts(tenant: Tenant, fleet: Fleet) -> dict[str, Any]:
         "handler": tenant.handler,
         "app": tenant.app,
         "max_channels": tenant.max_channels,
+        "max_media_legs": tenant.max_media_legs,
         "fallback": {tenant.fallback.kind: tenant.fallback.value} if tenant.fallback else None,
         "nodes": tenant.nodes or tuple(fleet.nodes),
     }

@@ -280,6 +280,7 @@ _TENANT: Final[Mapping[str, Check]] = {
     "handler": forms.handler,
     "app": forms.app,
     "max_channels": number(1, 1_000_000),
+    "max_media_legs": number(0, 100_000),
     "fallback": _fallback,
     "nodes": each(forms.node_name, least=1),
     "trunk": _trunk,

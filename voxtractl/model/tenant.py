@@ -64,6 +64,7 @@ class Tenant:
     ] = ()  # internal numbers such as 1000, reachable through the tenant's own trunk context
     handler: str | None = None
     max_channels: int | None = None
+    max_media_legs: int | None = None  # in one runtime process; None: what the runtime allows
     fallback: Fallback | None = None
     nodes: tuple[str, ...] = ()  # empty: all nodes
     trunk: Trunk | None = None

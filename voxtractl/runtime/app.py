@@ -26,7 +26,15 @@ from uuid import uuid4
 from voxtractl import naming
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.requests import Answer, Request
-from voxtractl.errors import AriError, CallEnded, LimitReached, OriginateFailed, RuntimeFault, UsageFault
+from voxtractl.errors import (
+    AriError,
+    CallEnded,
+    LimitReached,
+    OriginateFailed,
+    RuntimeFault,
+    UsageFault,
+    VoxtractlError,
+)
 from voxtractl.runtime import lifecycle
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal, Sink
@@ -401,7 +409,8 @@ class VoxtraApp:
             call.finish(lifecycle.HandlerReturned())
             raise
         except Exception as exc:  # a user's code; told with its traceback, then the call ends
-            log.exception("the handler of %s failed", call.called_number)
+            hint = exc.hint if isinstance(exc, VoxtractlError) else None
+            log.exception("the handler of %s failed%s", call.called_number, f"; {hint}" if hint else "")
             call.fail(exc)
             return
         call.finish(lifecycle.HandlerReturned())
@@ -517,7 +526,7 @@ class VoxtraApp:
             raise LimitReached(
                 f"{self.tenant or self.app_name} has all of its {self.media_legs} media legs open",
                 tenant=self.tenant or self.app_name,
-                hint="app.media_legs",
+                hint="max_media_legs in the document" if self.tenant else "app.media_legs",
             )
         self._legs += 1
 

@@ -5,12 +5,17 @@ counters of ``/metrics``. A sink that fails is told to the log and does not touc
 event costs nothing. The journal may be written to from several threads.
 """
 
+import json
 import logging
+import os
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from queue import Full, Queue
 from typing import Any, Final
 
-__all__ = ["EVENTS", "Journal", "Sink"]
+__all__ = ["EVENTS", "Journal", "JsonLines", "Sink"]
 
 log = logging.getLogger(__name__)
 
@@ -58,3 +63,93 @@ class Journal:
                 sink(told)
             except Exception:  # whoever listens must not harm the call
                 log.exception("an event could not be told: %s", event)
+
+
+WAITING_MAX: Final = 50_000  # events that wait for a slow disk or reader: some seconds of a full Asterisk
+FLUSH: Final = 2.0  # seconds for them at the end
+
+
+class JsonLines:
+    """A sink that appends one JSON object a line to a file, "-" for standard output.
+
+    A thread writes, so that a full disk or a reader that sleeps holds up no call. Only whole lines are
+    written; what cannot be is lost, and the log says so and how many. Raises OSError when the file cannot be
+    opened.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self._file = self._open()
+        self._events: Queue[Mapping[str, Any] | None] = Queue(WAITING_MAX)  # None wakes the thread only
+        self._rest = b""  # of a line that was written in part
+        self.lost = 0  # events that could not be written, since it last could be
+        self._moved = self._ends = False
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+        self._thread.start()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        try:
+            self._events.put_nowait(event)
+        except Full:
+            self._lose("they come faster than they are taken")
+
+    def reopen(self) -> None:
+        """Go on in a new file of the name: the old one was moved away."""
+        self._moved = True
+        self._wake()
+
+    def close(self) -> None:
+        """Write what waits, unless that takes longer than ``FLUSH``."""
+        self._ends = True
+        self._wake()
+        self._thread.join(FLUSH)
+
+    def _wake(self) -> None:
+        with suppress(Full):  # then it does not sleep
+            self._events.put_nowait(None)
+
+    def _open(self) -> int:
+        if self.place == "-":
+            return os.dup(1)
+        return os.open(self.place, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    def _run(self) -> None:
+        while not (self._ends and self._events.empty()):
+            event = self._events.get()
+            if self._moved:
+                self._moved = False
+                self._reopen()
+            if event is not None:
+                self._write(event)
+        os.close(self._file)
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        line = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        data = self._rest + line
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError as exc:
+            # A line that has begun is finished later; one that has not is lost.
+            self._rest = data[: -len(line)] if len(data) >= len(line) else data
+            if len(data) >= len(line):
+                self._lose((exc.strerror or str(exc)).lower())
+            return
+        self._rest = b""
+        if self.lost and self._events.qsize() < WAITING_MAX // 2:
+            log.warning("%s: events are written again; %d were lost", self.place, self.lost)
+            self.lost = 0
+
+    def _lose(self, why: str) -> None:
+        if not self.lost:
+            log.error("%s: events are lost: %s", self.place, why)
+        self.lost += 1
+
+    def _reopen(self) -> None:
+        try:
+            new = self._open()
+        except OSError as exc:
+            log.warning("%s: cannot be opened again, the old file stays in use: %s", self.place, exc.strerror)
+            return
+        os.close(self._file)
+        self._file, self._rest = new, b""

@@ -1,137 +1,304 @@
-"""A tenant's handler file becomes its VoxtraApp, in a module namespace of its own.
+"""A tenant's handler file becomes its VoxtraApp, in a package of its own.
 
 ``handlers/acme.py:app`` or ``package.module:app``. Two tenants with the same file get two modules and two
-apps; modules that lie beside a handler file are its own as well. A handler file written for the library
-``voxtra`` runs unchanged when that library is not installed: its import finds this package.
+apps. What lies beside a handler file belongs to it too:
+
+    handlers/acme.py     voxtractl_handler_acme_1.acme
+    handlers/words.py    voxtractl_handler_acme_1.words     `import words`, or `from . import words`
+
+Each load has a package with a number of its own, so that a reload runs new code while old calls go on with
+the old. The import statement of these modules looks into their package (after the standard library, before
+what is installed), whenever it runs. Nothing of the process is changed for that, and so loads need no lock:
+a file that never ends holds up its own tenant.
+
+A handler file written for the library ``voxtra`` runs unchanged when that library is not installed: its
+import finds this package.
 """
 
+import builtins
 import importlib.util
 import sys
 import threading
-from importlib.machinery import ModuleSpec
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from itertools import count
 from pathlib import Path
-from types import ModuleType
-from typing import Final
+from types import FrameType, ModuleType, TracebackType
+from typing import Any, Final
 
 from voxtractl.errors import HandlerFault
 from voxtractl.runtime.app import LOADING, VoxtraApp
 
-__all__ = ["load_app"]
+__all__ = ["Code"]
 
 PEER: Final = "voxtra"
-_LOCK: Final = threading.Lock()  # sys.path and sys.modules belong to the process
+_PEER_LOCK: Final = threading.Lock()
+_NUMBERS: Final = count(1)
+_PACKAGES: Final[dict[str, "Code"]] = {}  # by the name of the package
 
 
-def load_app(handler: str, tenant: str, base: Path) -> VoxtraApp:
-    """The app of a tenant's handler; relative files are seen from ``base``. Raises HandlerFault.
+class Code:
+    """The Python code behind a tenant's ``handler``; relative files are seen from ``base``.
 
-    Runs the handler file: call it in a thread, for the file may do anything.
+    One object is one load: another one reads the files anew.
     """
-    place, _, name = handler.rpartition(":")
-    with _LOCK:
+
+    def __init__(self, handler: str, tenant: str, base: Path) -> None:
+        self.handler, self.tenant = handler, tenant
+        self.place, _, self._name = handler.rpartition(":")
+        self._base = base.resolve()
+        self.file = (base / Path(self.place).expanduser()).resolve() if self.place.endswith(".py") else None
+        self._folder = str(self.file.parent if self.file else self._base)
+        self.package = f"voxtractl_handler_{tenant.replace('-', '_')}_{next(_NUMBERS)}"
+        self._own: dict[str, bool] = {}  # names at the top, whether they are ours
+        self._builtins = {**vars(builtins), "__import__": self._import}
+        self._stamps: dict[str, float] = {}  # file → when it was changed last, before it was read
+        if self.file:
+            self.watch(str(self.file))
+        self._thread: threading.Thread | None = None
+
+    # --- loading ------------------------------------------------------------------------------------------
+
+    def start(self) -> Future[VoxtraApp]:
+        """``load`` in a thread of its own, which holds nobody up: not even the end of the process."""
+        done: Future[VoxtraApp] = Future()
+        done.set_running_or_notify_cancel()
+
+        def work() -> None:
+            try:
+                done.set_result(self.load())
+            except BaseException as exc:  # noqa: BLE001  whatever it is, it is for the one who waits
+                done.set_exception(exc)
+
+        self._thread = threading.Thread(target=work, name=f"load {self.tenant}", daemon=True)
+        self._thread.start()
+        return done
+
+    def load(self) -> VoxtraApp:
+        """Run the handler file, which may do anything, and return its app. Raises HandlerFault."""
         token = LOADING.set(True)
         try:
-            module = _module(place, tenant, base)
+            module = self._module()
         except HandlerFault:
+            self.watch(self._folder)  # a file that is missing may come
             raise
         except BaseException as exc:  # foreign code: SystemExit too; only this tenant is without a handler
-            if isinstance(exc, KeyboardInterrupt):
-                raise
-            line = _line(exc, place, base)
+            self.watch(self._folder)
+            exc.__traceback__ = self._from_its_file(exc.__traceback__)
             raise HandlerFault(
-                f"the handler of {tenant} cannot be loaded: {type(exc).__name__}: {exc}",
-                tenant=tenant,
-                where=line,
-                hint=f"python {place}" if place.endswith(".py") else None,
+                f"the handler of {self.tenant} cannot be loaded:"
+                f" {type(exc).__name__}: {str(exc).replace(f'{self.package}.', '')}",
+                tenant=self.tenant,
+                where=self._line(exc),
+                hint=f"python {self.place}" if self.file else None,
             ) from exc
         finally:
             LOADING.reset(token)
-    found = getattr(module, name, None)
-    if not isinstance(found, VoxtraApp):
-        raise HandlerFault(
-            f"{handler} of {tenant} has no VoxtraApp named {name!r}",
-            tenant=tenant,
-            where=getattr(module, "__file__", place),
-            hint=f"write {name} = VoxtraApp() there, or name it after the colon",
-        )
-    return found
-
-
-def _module(place: str, tenant: str, base: Path) -> ModuleType:
-    name = f"voxtractl_handler_{tenant.replace('-', '_')}"
-    if place.endswith(".py"):
-        path = (base / Path(place).expanduser()).resolve()
-        if not path.is_file():
+        found = getattr(module, self._name, None)
+        if not isinstance(found, VoxtraApp):
             raise HandlerFault(
-                f"the handler file of {tenant} does not exist",
-                tenant=tenant,
-                where=str(path),
-                hint="check handler =",
+                f"{self.handler} of {self.tenant} has no VoxtraApp named {self._name!r}",
+                tenant=self.tenant,
+                where=getattr(module, "__file__", self.place),
+                hint=f"write {self._name} = VoxtraApp() there, or name it after the colon",
             )
-        spec = importlib.util.spec_from_file_location(name, path)
-        folder = str(path.parent)
-    else:
-        folder = str(base.resolve())
-        sys.path.insert(0, folder)
-        try:
-            found = importlib.util.find_spec(place)
-        finally:
-            sys.path.remove(folder)
+        return found
+
+    def _module(self) -> ModuleType:
+        _know_peer()
+        importlib.invalidate_caches()  # a file may have come a moment ago
+        if self.file is not None:
+            if not self.file.is_file():
+                raise HandlerFault(
+                    f"the handler file of {self.tenant} does not exist",
+                    tenant=self.tenant,
+                    where=str(self.file),
+                    hint="check handler =",
+                )
+            self._begin()
+            stem = self.file.stem if self.file.stem.isidentifier() else "handler"
+            name = f"{self.package}.{stem}"
+            return _run(_spec(name, str(self.file), self), name)
+        if self._owns(self.place.partition(".")[0]):
+            self._begin()
+            return importlib.import_module(f"{self.package}.{self.place}")
+        found = importlib.util.find_spec(self.place)
         if found is None or found.origin is None:
             raise HandlerFault(
-                f"there is no module {place} for {tenant}",
-                tenant=tenant,
-                where=place,
+                f"there is no module {self.place} for {self.tenant}",
+                tenant=self.tenant,
+                where=self.place,
                 hint="is it installed?",
             )
-        # Its own name, so that relative imports lead to its package; another module object for each tenant.
-        spec = importlib.util.spec_from_file_location(place, found.origin)
-    if spec is None or spec.loader is None:
-        raise HandlerFault(f"{place} is no Python file", tenant=tenant, where=place)
-    return _run(spec, name, folder)
+        # Under its own name, so that relative imports lead to its package, which all share; this module is
+        # another object for each tenant.
+        return _run(importlib.util.spec_from_file_location(self.place, found.origin), self.package)
+
+    def _begin(self) -> None:
+        spec = ModuleSpec(self.package, None, is_package=True)
+        spec.submodule_search_locations = [self._folder]
+        sys.modules[self.package] = importlib.util.module_from_spec(spec)
+        _PACKAGES[self.package] = self
+        if _Finder not in sys.meta_path:
+            sys.meta_path.insert(0, _Finder)
+
+    def unload(self) -> None:
+        """Forget the modules: no call needs them any more."""
+        _PACKAGES.pop(self.package, None)
+        for name in [name for name in sys.modules if name.partition(".")[0] == self.package]:
+            sys.modules.pop(name, None)
+
+    # --- what its modules import --------------------------------------------------------------------------
+
+    def _owns(self, name: str) -> bool:
+        """A module of this name at the top is the tenant's own."""
+        if name not in self._own:
+            self._own[name] = self._lies_beside(name)
+        return self._own[name]
+
+    def _lies_beside(self, name: str) -> bool:
+        if name in sys.stdlib_module_names or name == "voxtractl":
+            return False
+        spec = PathFinder.find_spec(name, [self._folder])
+        if spec is None:
+            return False
+        # A folder without __init__.py is a package only when nothing else has its name.
+        return spec.origin is not None or (name not in sys.modules and importlib.util.find_spec(name) is None)
+
+    def _import(
+        self,
+        name: str,
+        globals: Mapping[str, object] | None = None,
+        locals: Mapping[str, object] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        """``__import__`` of the tenant's modules."""
+        top = name.partition(".")[0]
+        if level or not self._owns(top):
+            return builtins.__import__(name, globals, locals, fromlist or (), level)
+        module = builtins.__import__(f"{self.package}.{name}", globals, locals, fromlist or ())
+        return module if fromlist else sys.modules[f"{self.package}.{top}"]
+
+    def prepare(self, module: ModuleType, file: str) -> None:
+        """Before a module of the tenant runs."""
+        self.watch(file)
+        vars(module)["__builtins__"] = self._builtins
+
+    # --- what became of it --------------------------------------------------------------------------------
+
+    def watch(self, file: str) -> None:
+        self._stamps[file] = _stamp(file)
+
+    def is_stale(self) -> bool:
+        """One of its files has changed since it was read."""
+        return any(_stamp(file) != stamp for file, stamp in list(self._stamps.items()))
+
+    def standing(self) -> str:
+        """The line of the tenant's at which its load stands; the handler when it does not run."""
+        frame = sys._current_frames().get((self._thread and self._thread.ident) or 0)
+        while frame is not None:
+            if line := self._line_in(frame, frame.f_lineno):
+                return line
+            frame = frame.f_back
+        return str(self.file or self.place)
+
+    def _line(self, exc: BaseException) -> str:
+        """The line of the tenant's where it went wrong."""
+        if isinstance(exc, SyntaxError) and exc.filename in self._stamps:
+            return f"{exc.filename}:{exc.lineno}"
+        found = str(self.file or self.place)
+        step: TracebackType | None = exc.__traceback__
+        while step is not None:
+            found = self._line_in(step.tb_frame, step.tb_lineno) or found
+            step = step.tb_next
+        return found
+
+    def _from_its_file(self, trace: TracebackType | None) -> TracebackType | None:
+        """The traceback without us and without Python's import."""
+        step = trace
+        while step is not None and not self._line_in(step.tb_frame, step.tb_lineno):
+            step = step.tb_next
+        return step or trace
+
+    def _line_in(self, frame: FrameType, line: int) -> str:
+        file = frame.f_code.co_filename
+        return f"{file}:{line}" if file in self._stamps else ""
 
 
-def _run(spec: ModuleSpec, name: str, folder: str) -> ModuleType:
-    """Run the module; what it imported from its own folder stays with it and is not the next tenant's."""
-    assert spec.loader is not None  # noqa: S101  _module looked
-    _know_peer()
-    module = importlib.util.module_from_spec(spec)
-    before = set(sys.modules)
-    sys.modules[name] = module  # pickle and dataclasses look it up there
-    sys.path.insert(0, folder)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(folder)
-        for other in set(sys.modules) - before:
-            file = getattr(sys.modules[other], "__file__", None) or ""
-            if other != name and file.startswith(folder + "/"):
-                del sys.modules[other]
+class _Loader(SourceFileLoader):
+    """Runs a module of a tenant with its own ``import``."""
+
+    def __init__(self, name: str, file: str, code: Code) -> None:
+        super().__init__(name, file)
+        self._code = code
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._code.prepare(module, self.path)
+        super().exec_module(module)
+
+
+class _Finder:
+    """Finds the modules beside a handler, in the package of its tenant."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        code = _PACKAGES.get(name.partition(".")[0])
+        spec = PathFinder.find_spec(name, path) if code is not None and path is not None else None
+        if code is None or spec is None or type(spec.loader) is not SourceFileLoader or spec.origin is None:
+            return spec
+        return _spec(name, spec.origin, code, spec.submodule_search_locations)
+
+
+def _spec(name: str, file: str, code: Code, folders: list[str] | None = None) -> ModuleSpec | None:
+    loader = _Loader(name, file, code)
+    return importlib.util.spec_from_file_location(
+        name, file, loader=loader, submodule_search_locations=folders
+    )
+
+
+def _run(spec: ModuleSpec | None, name: str) -> ModuleType:
+    """A new module, known as ``name``: pickle and dataclasses look it up there."""
+    assert spec is not None  # noqa: S101  it has a loader, or was found
+    assert spec.loader is not None  # noqa: S101
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
+
+
+def _stamp(file: str) -> float:
+    try:
+        return Path(file).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _know_peer() -> None:
     """``from voxtra import VoxtraApp`` finds this package, unless that library is installed."""
-    if PEER in sys.modules or importlib.util.find_spec(PEER) is not None:
-        return
-    from voxtractl.runtime import peer
+    with _PEER_LOCK:
+        if PEER in sys.modules or importlib.util.find_spec(PEER) is not None:
+            return
+        from voxtractl.runtime import peer
 
-    for name, promised in peer.MODULES.items():
-        module = ModuleType(name, "voxtractl under the name that handlers of the voxtra library import")
-        vars(module).update(promised, __all__=[*promised])
-        sys.modules[name] = module
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(sys.modules[parent], child, module)
+        for name, promised in peer.MODULES.items():
+            module = ModuleType(name, "voxtractl under the name that handlers of the voxtra library import")
+            vars(module).update(promised, __all__=[*promised], __getattr__=_stranger(name))
+            sys.modules[name] = module
+            parent, _, child = name.rpartition(".")
+            if parent:
+                setattr(sys.modules[parent], child, module)
 
 
-def _line(exc: BaseException, place: str, base: Path) -> str:
-    """File and line of the handler where it went wrong."""
-    path = str((base / place).resolve()) if place.endswith(".py") else place
-    line = exc.lineno if isinstance(exc, SyntaxError) else None
-    frame = exc.__traceback__
-    while frame is not None:
-        if frame.tb_frame.f_code.co_filename == path:
-            line = frame.tb_lineno
-        frame = frame.tb_next
-    return f"{path}:{line}" if line else path
+def _stranger(module: str) -> Any:
+    def __getattr__(name: str) -> object:
+        if name.startswith("__"):  # Python itself asks
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        raise ImportError(
+            f"voxtractl stands in for {PEER} and has no {module}.{name}; docs/handlers.md tells what it has",
+            name=module,
+        )
+
+    return __getattr__

@@ -23,14 +23,15 @@ from typing import Any, Final
 from voxtractl import files, naming
 from voxtractl.ari import requests
 from voxtractl.ari.client import ARIClient
-from voxtractl.errors import AppReplaced, AriError, HandlerFault, UsageFault, VoxtractlError
+from voxtractl.errors import AppReplaced, AriError, FleetError, HandlerFault, UsageFault, VoxtractlError
 from voxtractl.model import document
 from voxtractl.model.fleet import Fleet
+from voxtractl.model.node import Node
 from voxtractl.model.tenant import Tenant
 from voxtractl.runtime.app import VoxtraApp
 from voxtractl.runtime.hub import MOVED, Hub
 from voxtractl.runtime.journal import Journal, Sink
-from voxtractl.runtime.loading import load_app
+from voxtractl.runtime.loading import Code
 from voxtractl.settings import Secret
 
 __all__ = ["Supervisor", "Worker"]
@@ -38,6 +39,8 @@ __all__ = ["Supervisor", "Worker"]
 log = logging.getLogger(__name__)
 
 LOOPS_MAX: Final = 256  # threads; more tenants share them by the order they come
+LOADS: Final = 4  # handler files at once
+PATIENCE: Final = 2.0  # seconds until a load is slow: the others no longer wait for it
 LOAD_TIMEOUT: Final = 30.0  # seconds a handler file may take to load, its startup hooks included
 SETTLE: Final = 6.0  # seconds for handlers and hooks of calls at the end
 SHUT_DOWN: Final = 5.0  # seconds for the shutdown hooks after that
@@ -100,13 +103,13 @@ class _Loop:
         self._thread.join(timeout=1.0)  # a handler that blocks for ever does not hold the process
 
 
-@dataclass
+@dataclass(eq=False)
 class _Served:
-    """A tenant that is served: its values, its app, where the handler stood when it was loaded."""
+    """A tenant that is served: its values, its app, the code behind it."""
 
     tenant: Tenant
     app: VoxtraApp
-    stamp: float
+    code: Code
     names: list[tuple[Hub, str, str]] = field(default_factory=list)  # (hub, app name, slug)
 
 
@@ -132,14 +135,18 @@ class Supervisor:
         self.hubs: dict[str, Hub] = {}
         self.served: dict[str, _Served] = {}
         self.faults: dict[str, HandlerFault] = {}
+        self.loading: set[str] = set()  # tenants whose handlers are not ready yet
         self._only, self._nodes = tuple(tenants), tuple(nodes)
         self._sinks = list(sinks)
         self._timeout = timeout
         self._fleet = Fleet()
         self._sources: object = None
+        self._tried: dict[str, tuple[Tenant, Code]] = {}  # what was loaded last, also when it could not be
+        self._connected: dict[str, object] = {}  # how each node was reached at the start
+        self._told_nodes: list[str] = []
         self._loops: dict[str, _Loop] = {}  # by slug
-        self._past: list[VoxtraApp] = []  # served no more; their last calls go on
-        self._tasks: list[asyncio.Task[None]] = []
+        self._past: list[_Served] = []  # served no more; their last calls go on
+        self._tasks: set[asyncio.Task[None]] = set()
         self._beats: dict[tuple[str, int], tuple[str, float]] = {}
         self._bases: dict[str, str] = {}  # our apps → the tenants' app, without the worker's number
         self._reloading = asyncio.Lock()
@@ -154,6 +161,7 @@ class Supervisor:
             if name not in self._fleet.nodes:
                 raise UsageFault(f"there is no node {name!r} in {self.config}", hint="voxtractl node list")
             node = self._fleet.nodes[name]
+            self._connected[name] = _way(node)
             password = node.ari_password.resolve(self.config.parent)
             journal = Journal(name)
             journal.sinks += self._sinks
@@ -178,7 +186,9 @@ class Supervisor:
                 f"no tenant of {self.config} has a handler to run",
                 hint='voxtractl tenant set NAME handler="handlers/NAME.py:app"',
             )
-        await self._load(wanted)
+        late = await self._load(wanted)
+        if not self.served and late:
+            await asyncio.gather(*late)
         if not self.served:
             raise next(iter(self.faults.values()))
         try:
@@ -186,9 +196,17 @@ class Supervisor:
         except BaseException:
             await self.close()
             raise
-        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._look())]
+        self._go(self._watch())
+        self._go(self._look())
         if self.worker is not None and self.worker.count > 1:
-            self._tasks.append(asyncio.create_task(self._beat()))
+            self._go(self._beat())
+        for load in late:
+            self._go(self._serve_late(load))
+
+    def _go(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it beside everything else, until ``close``."""
+        self._tasks.add(task := asyncio.create_task(work))
+        task.add_done_callback(self._tasks.discard)
 
     async def drain(self, seconds: float) -> int:
         """New calls take the fallback, running ones get so long, the rest are ended; returns how many those
@@ -199,12 +217,12 @@ class Supervisor:
     async def close(self) -> None:
         """Let handlers and hooks finish, run the shutdown hooks, disconnect, end the threads; a second close
         does nothing."""
-        tasks, self._tasks = self._tasks, []
+        tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        apps = [*self._past, *(served.app for served in self.served.values())]
+        apps = [served.app for served in (*self._past, *self.served.values())]
         await self._each(apps, VoxtraApp.settle, SETTLE)
         if late := await self._each(apps, VoxtraApp.shut_down, SHUT_DOWN):
             log.error("what takes over %.0f s to shut down is left behind: %s", SHUT_DOWN, ", ".join(late))
@@ -256,6 +274,8 @@ class Supervisor:
         text = f"serving {len(self.served)} of {self.wanted} tenants on {nodes}"
         if self.faults:
             text += f"; without a handler: {', '.join(sorted(self.faults))}"
+        if self.loading:
+            text += f"; still loading: {', '.join(sorted(self.loading))}"
         return text
 
     def secrets(self) -> list[Secret]:
@@ -288,59 +308,110 @@ class Supervisor:
             try:
                 fleet = self._read()
             except VoxtractlError as exc:
-                log.warning("the changed document is not valid, the old one stays in use: %s", exc)
+                log.warning("the changed document is not valid, the old one stays in use: %s", _told(exc))
                 return False
             wanted = self._wanted(fleet)
             for slug in set(self.served) - set(wanted):
                 self._leave(slug)
+            self._tried = {slug: tried for slug, tried in self._tried.items() if slug in wanted}
             changed = {
                 slug: tenant
                 for slug, tenant in wanted.items()
-                if slug not in self.served
-                or self.served[slug].tenant != tenant
-                or self.served[slug].stamp != self._stamp(tenant)
+                if slug not in self._tried
+                or slug in self.faults
+                or self._tried[slug][0] != tenant
+                or self._tried[slug][1].is_stale()
             }
+            self.faults = {slug: fault for slug, fault in self.faults.items() if slug in wanted}
             self._fleet = fleet
-            await self._load(changed)
+            self._tell_nodes(fleet)
+            late = await self._load(changed)
             for hub in self.hubs.values():
                 await hub.register()
+            for load in late:
+                self._go(self._serve_late(load))
             log.info("reloaded: %d tenants served, %d changed", len(self.served), len(changed))
             return True
 
-    async def _load(self, tenants: dict[str, Tenant]) -> None:
-        """Load handlers, a few at once; a fault is kept and told, and an app that ran before goes on."""
+    def _tell_nodes(self, fleet: Fleet) -> None:
+        """Nodes are connected at the start only: tell which ones the document has otherwise now."""
+        names = self._nodes or tuple(fleet.nodes)
+        now = {name: _way(fleet.nodes[name]) for name in names if name in fleet.nodes}
+        differing = sorted(
+            name for name in now.keys() | self._connected.keys() if now.get(name) != self._connected.get(name)
+        )
+        if differing and differing != self._told_nodes:
+            log.warning("the document has other nodes now (%s): restart to serve them", ", ".join(differing))
+        self._told_nodes = differing
+
+    # --- handlers ---------------------------------------------------------------------------------------
+
+    async def _load(self, tenants: dict[str, Tenant]) -> list[asyncio.Task[None]]:
+        """Load handlers, a few at once; returns when all are ready but those that hang, with these."""
         self.wanted = len(self._wanted(self._fleet))
-        slots = asyncio.Semaphore(4)
+        slots = asyncio.Semaphore(LOADS)
+        loads = [asyncio.create_task(self._load_one(tenant, slots)) for tenant in tenants.values()]
+        for ready in asyncio.as_completed(loads):
+            try:
+                async with asyncio.timeout(2 * PATIENCE):
+                    await ready
+            except TimeoutError:
+                break
+        return [load for load in loads if not load.done()]
 
-        async def one(tenant: Tenant) -> None:
-            stamp = self._stamp(tenant)
+    async def _load_one(self, tenant: Tenant, slots: asyncio.Semaphore) -> None:
+        """Load the handler of a tenant and serve it; a fault is kept and told, and an app that ran before
+        goes on."""
+        slug = tenant.slug
+        code = Code(tenant.handler or "", slug, self.config.parent)
+        self._tried[slug] = (tenant, code)
+        self.loading.add(slug)
+        app = None
+        try:
             async with slots:
-                try:
-                    async with asyncio.timeout(LOAD_TIMEOUT):
-                        app = await asyncio.to_thread(
-                            load_app, tenant.handler or "", tenant.slug, self.config.parent
-                        )
-                        await self._start_up(tenant, app)
-                except TimeoutError:
-                    fault = HandlerFault(
-                        f"the handler of {tenant.slug} was not ready within {LOAD_TIMEOUT:.0f} s",
-                        tenant=tenant.slug,
-                        where=tenant.handler,
-                    )
-                except HandlerFault as exc:
-                    fault = exc
-                else:
-                    self.faults.pop(tenant.slug, None)
-                    self._serve(tenant, app, stamp)
-                    return
-            self.faults[tenant.slug] = fault
-            log.error("%s: %s", fault.where, fault, exc_info=fault.__cause__)
+                work = asyncio.wrap_future(code.start())
+                await asyncio.wait([work], timeout=PATIENCE)
+            if not work.done():
+                log.warning("the handler of %s is slow to load, at %s", slug, code.standing())
+            async with asyncio.timeout(LOAD_TIMEOUT):
+                app = await work
+                await self._start_up(tenant, app)
+        except TimeoutError:
+            fault = HandlerFault(
+                f"the handler of {slug} was not ready within {LOAD_TIMEOUT:.0f} s",
+                tenant=slug,
+                where=code.standing() if app is None else self._loops[slug].where(),
+                hint="do such work in @app.on_startup, without blocking",
+            )
+        except HandlerFault as exc:
+            fault = exc
+        else:
+            if self._tried.get(slug) == (tenant, code):
+                self.loading.discard(slug)
+                self.faults.pop(slug, None)
+                self._serve(tenant, app, code)
+            else:  # the document has changed since
+                app.detach()
+                code.unload()
+            return
+        code.unload()
+        if self._tried.get(slug) == (tenant, code):
+            self.loading.discard(slug)
+            self.faults[slug] = fault
+        log.error("%s: %s", fault.where, fault, exc_info=fault.__cause__)
 
-        await asyncio.gather(*(one(tenant) for tenant in tenants.values()))
+    async def _serve_late(self, load: asyncio.Task[None]) -> None:
+        """Serve a tenant whose handler was slow to load, when it is ready."""
+        await load
+        async with self._reloading:
+            for hub in self.hubs.values():
+                await hub.register()
 
     async def _start_up(self, tenant: Tenant, app: VoxtraApp) -> None:
         """Attach the app and run its startup hooks, in the loop of its handlers. Raises HandlerFault."""
         app.max_channels = tenant.max_channels
+        if tenant.max_media_legs is not None:
+            app.media_legs = tenant.max_media_legs
         app.calls_per_second = tenant.outbound.calls_per_second if tenant.outbound else None
         app.app_name = self._apps(tenant)[0]
         app.attach(self._hubs_of(tenant), lambda: self._loop_of(tenant.slug), tenant=tenant.slug)
@@ -356,10 +427,10 @@ class Supervisor:
     def _hubs_of(self, tenant: Tenant) -> list[Hub]:
         return [hub for name, hub in self.hubs.items() if not tenant.nodes or name in tenant.nodes]
 
-    def _serve(self, tenant: Tenant, app: VoxtraApp, stamp: float) -> None:
+    def _serve(self, tenant: Tenant, app: VoxtraApp, code: Code) -> None:
         if tenant.slug in self.served:
-            self._past.append(self.served[tenant.slug].app)
-        served = _Served(tenant, app, stamp)
+            self._past.append(self.served[tenant.slug])
+        served = _Served(tenant, app, code)
         slug = tenant.slug if self._fleet.defaults.apps == "shared" else ""
         for hub in self._hubs_of(tenant):
             for name in self._apps(tenant):
@@ -376,17 +447,9 @@ class Supervisor:
 
     def _leave(self, slug: str) -> None:
         served = self.served.pop(slug)
-        self._past.append(served.app)
+        self._past.append(served)
         for hub, name, key in served.names:
             hub.leave(name, slug=key)
-
-    def _stamp(self, tenant: Tenant) -> float:
-        """When the handler file was changed last; 0 for a module."""
-        place = (tenant.handler or "").rpartition(":")[0]
-        try:
-            return (self.config.parent / Path(place).expanduser()).stat().st_mtime
-        except OSError:
-            return 0.0
 
     def _loop_of(self, slug: str) -> asyncio.AbstractEventLoop:
         """The loop of a tenant's handlers, begun when it is first needed."""
@@ -399,8 +462,12 @@ class Supervisor:
 
     async def _retire(self) -> None:
         """Shut down apps that are served no more, when their last call is over."""
-        await self._each(self._past, VoxtraApp.retire, SHUT_DOWN)
-        self._past = [app for app in self._past if app.is_up or app.busy]
+        past = list(self._past)
+        await self._each([served.app for served in past], VoxtraApp.retire, SHUT_DOWN)
+        for served in past:
+            if not served.app.is_up and not served.app.busy:
+                self._past.remove(served)
+                served.code.unload()
 
     # --- watching ---------------------------------------------------------------------------------------
 
@@ -409,9 +476,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(LOOK_EVERY)
             try:
-                changed = files.read_sources(self.config) != self._sources or any(
-                    self._stamp(served.tenant) not in (served.stamp, 0.0) for served in self.served.values()
-                )
+                changed = await asyncio.to_thread(self._changed, [code for _, code in self._tried.values()])
             except VoxtractlError as exc:
                 log.warning("the document cannot be read: %s", exc)
                 continue
@@ -419,6 +484,10 @@ class Supervisor:
                 await self.reload()
             await self.reclaim()
             await self._retire()
+
+    def _changed(self, codes: list[Code]) -> bool:
+        """The files on disk are not those we serve; runs in a thread, for there may be many."""
+        return files.read_sources(self.config) != self._sources or any(code.is_stale() for code in codes)
 
     async def reclaim(self, *, force: bool = False) -> None:
         """Serve apps that another process took, when it has left them; ``force``: take them back."""
@@ -502,6 +571,20 @@ class Supervisor:
             and self._beats.get((name, other), ("", now))[0].endswith(" up")
             and self._lives(name, other, now)
         ]
+
+
+def _way(node: Node) -> object:
+    """What a connection to it is made of."""
+    return node.ari, node.ari_user, node.ari_password
+
+
+def _told(exc: VoxtractlError) -> str:
+    """The error in a line, with the first of its reasons."""
+    if not isinstance(exc, FleetError):
+        return f"{exc.where}: {exc}" if exc.where else str(exc)
+    first, *more = exc.reasons
+    rest = f" (and {len(more)} more)" if more else ""
+    return f"{first}{rest}"
 
 
 async def _started(app: VoxtraApp, tenant: Tenant) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from voxtractl.cli.entry import run
-from voxtractl.runtime.loading import load_app
+from voxtractl.runtime.loading import Code
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_a_folder_that_is_not_there_is_made(capsys: pytest.CaptureFixture[str]) 
 
 def test_its_handler_is_one_that_can_be_served() -> None:
     assert run(["init"]) == 0
-    app = load_app("handlers/example.py:app", "acme", Path.cwd())
+    app = Code("handlers/example.py:app", "acme", Path.cwd()).load()
     assert app.router.find("+265999000001") is not None
 
 

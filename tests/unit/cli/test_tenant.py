@@ -62,7 +62,7 @@ def test_add_writes_everything_that_was_typed_and_nothing_else(
     words = [
         *("add", "beta", "--name", 'Beta; "Clinic"', "--did", "+265999000002", "--did", "+265999000003"),
         *("--extension", "1000", "--handler", "handlers/beta.py:app", "--app", "beta-app"),
-        *("--max-channels", "5", "--fallback", "queue=support", "--node", "pbx1"),
+        *("--max-channels", "5", "--max-media-legs", "3", "--fallback", "queue=support", "--node", "pbx1"),
         *("--trunk-host", "h.example", "--trunk-username", "beta", "--trunk-password-file", "secrets/beta"),
         *("--queue", "support=PJSIP/a,PJSIP/b", "--queue", "sales=PJSIP/c"),
         *("--caller-id", "+265999000002", "--allow", "+265", "--deny", "+265900"),
@@ -79,6 +79,7 @@ def test_add_writes_everything_that_was_typed_and_nothing_else(
         'handler = "handlers/beta.py:app"\n'
         'app = "beta-app"\n'
         "max_channels = 5\n"
+        "max_media_legs = 3\n"
         'fallback = { queue = "support" }\n'
         'nodes = ["pbx1"]\n'
         "\n[tenants.beta.trunk]\n"

@@ -97,7 +97,7 @@ def test_the_ari_address_loses_a_closing_slash_only() -> None:
 WRONG = [
     ('didz = ["+265999000001"]', "1: tenants.acme.didz: unknown key; did you mean dids?"),
     ("zzz = 1", "1: tenants.acme.zzz: unknown key; known keys: app, dids, extensions, fallback, handler, "
-                "max_channels, name, nodes, outbound, queues, templates, trunk"),
+                "max_channels, max_media_legs, name, nodes, outbound, queues, templates, trunk"),
     ('dids = ["+1234567", "0999"]', '21: tenants.acme.dids[1]: "0999" is not a number in E.164 form; '
                                     "write + and country code, digits only, like +265999000001"),
     ("dids = [265999000001]", "9: tenants.acme.dids[0]: this is a number, not text; put it in quotes"),

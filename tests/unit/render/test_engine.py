@@ -140,6 +140,11 @@ def test_the_label_stands_on_every_did_and_follows_the_text() -> None:
     assert before.tenants["beta"] == after.tenants["beta"]
 
 
+def test_what_only_the_runtime_needs_reaches_no_file() -> None:
+    run = dataclasses.replace(ACME, handler="handlers/acme.py:app", max_media_legs=3)
+    assert render(fleet_of(run)) == render(fleet_of(ACME))
+
+
 def test_a_name_for_people_reaches_no_file() -> None:
     before = render(fleet_of(ACME))
     after = render(fleet_of(dataclasses.replace(ACME, name="Other\n[x]\n${SHELL(id)};--")))

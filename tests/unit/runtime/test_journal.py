@@ -1,24 +1,30 @@
 """Events of calls: one vocabulary, whole fields, and listeners that cannot harm a call."""
 
+import json
 import logging
+import os
 import re
-from collections.abc import Mapping
+import resource
+import signal
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from voxtractl.runtime.journal import EVENTS, Journal
+from voxtractl.runtime import journal
+from voxtractl.runtime.journal import EVENTS, Journal, JsonLines
 
 CALL = {"call_id": "1", "tenant": "acme", "direction": "inbound", "did": "+265", "caller": ""}
 
 
 def test_every_event_has_the_fields_of_its_kind_and_of_every_call() -> None:
     told: list[Mapping[str, Any]] = []
-    journal = Journal("pbx1")
-    journal.sinks.append(told.append)
+    book = Journal("pbx1")
+    book.sinks.append(told.append)
     for event, fields in EVENTS.items():
-        journal.write(event, CALL, **dict.fromkeys(fields, "x"))
+        book.write(event, CALL, **dict.fromkeys(fields, "x"))
     assert [one["event"] for one in told] == list(EVENTS)
     for one in told:
         assert set(one) == {"event", "time", "node", *CALL, *EVENTS[one["event"]]}
@@ -27,22 +33,22 @@ def test_every_event_has_the_fields_of_its_kind_and_of_every_call() -> None:
 
 
 def test_an_event_with_other_fields_is_a_bug_that_shows() -> None:
-    journal = Journal()
-    journal.sinks.append(lambda event: None)
+    book = Journal()
+    book.sinks.append(lambda event: None)
     with pytest.raises(ValueError, match="digit"):
-        journal.write("dtmf", CALL)
+        book.write("dtmf", CALL)
 
 
 def test_a_listener_that_fails_is_told_and_the_others_hear(caplog: pytest.LogCaptureFixture) -> None:
     told: list[Mapping[str, Any]] = []
-    journal = Journal()
+    book = Journal()
 
     def fails(event: Mapping[str, Any]) -> None:
         raise KeyError(event["event"])
 
-    journal.sinks += [fails, told.append]
+    book.sinks += [fails, told.append]
     with caplog.at_level(logging.ERROR):
-        journal.write("call_started", CALL)
+        book.write("call_started", CALL)
     assert len(told) == 1
     assert "could not be told: call_started" in caplog.text
 
@@ -56,3 +62,94 @@ def test_the_page_of_events_lists_every_event_with_its_fields() -> None:
     }
     told = {name: tuple(re.findall(r"`(\w+)`", fields)) for name, fields in rows.items() if name in EVENTS}
     assert told == EVENTS
+
+
+def lines(file: Path) -> list[int]:
+    return [json.loads(line)["n"] for line in file.read_text().splitlines()]
+
+
+def test_events_become_whole_lines_in_their_order(tmp_path: Path) -> None:
+    sink = JsonLines(str(tmp_path / "events"))
+    for n in range(1000):
+        sink({"n": n, "text": "é\n"})
+    sink.close()
+    assert lines(tmp_path / "events") == list(range(1000))
+
+
+def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
+    file, old = tmp_path / "events", tmp_path / "events.1"
+    sink = JsonLines(str(file))
+    sink({"n": 1})
+    wait_until(lambda: file.stat().st_size > 0)
+    file.rename(old)
+    sink.reopen()
+    wait_until(file.exists)  # at once, not with the next event
+    sink({"n": 2})
+    sink.close()
+    assert (lines(old), lines(file)) == ([1], [2])
+
+
+def test_a_new_file_that_cannot_be_opened_leaves_the_old_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    sink = JsonLines(str(folder / "events"))
+    folder.rename(tmp_path / "gone")
+    sink.reopen()
+    sink({"n": 1})
+    sink.close()
+    assert lines(tmp_path / "gone" / "events") == [1]
+    assert "the old file stays in use" in caplog.text
+
+
+def test_what_a_full_disk_does_not_take_is_told_once_with_its_number_and_no_line_is_torn(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "events"
+    sink = JsonLines(str(file))
+    sink({"n": 0, "long": "x" * 100})
+    wait_until(lambda: file.stat().st_size > 0)
+    most = file.stat().st_size
+    # A limit of the process stands for the disk: a write goes as far as it can, the next one fails.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most + 3, before[1]))
+    try:
+        for n in range(1, 11):
+            sink({"n": n})
+        wait_until(lambda: sink.lost == 9)  # the first one has begun and is finished later
+        assert file.stat().st_size == most + 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    sink({"n": 11})
+    sink.close()
+    assert lines(file) == [0, 1, 11]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert "9 were lost" in caplog.text
+
+
+def test_a_reader_that_sleeps_holds_up_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "WAITING_MAX", 1000)
+    monkeypatch.setattr(journal, "FLUSH", 0.1)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    sink = JsonLines(str(pipe))
+    for n in range(5000):
+        sink({"n": n, "long": "x" * 1000})
+    sink.close()  # returns although nobody reads
+    assert sink.lost > 3000
+    assert "faster than they are taken" in caplog.text
+    os.close(reader)  # the thread ends
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    for _ in range(1000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never was")

@@ -1,13 +1,16 @@
-"""Handler files become apps: each tenant its own module, faults with file and line, the peer's import."""
+"""Handler files become apps: each tenant its own package, faults with file and line, the peer's import."""
 
+import os
+import pickle
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from voxtractl import VoxtraApp
 from voxtractl.errors import HandlerFault
-from voxtractl.runtime.loading import load_app
+from voxtractl.runtime.loading import Code
 
 APP = "from voxtractl import VoxtraApp\napp = VoxtraApp()\n"
 
@@ -19,61 +22,194 @@ def write(folder: Path, name: str, text: str) -> str:
     return name
 
 
+def load(handler: str, tenant: str, base: Path) -> VoxtraApp:
+    return Code(handler, tenant, base).load()
+
+
 def test_two_tenants_of_one_file_have_two_apps(tmp_path: Path) -> None:
     place = write(tmp_path, "handlers/same.py", APP + "count = [0]\n") + ":app"
-    one, two = load_app(place, "acme", tmp_path), load_app(place, "beta", tmp_path)
+    one, two = load(place, "acme", tmp_path), load(place, "beta", tmp_path)
     assert isinstance(one, VoxtraApp)
     assert one is not two
 
 
-def test_modules_beside_a_handler_are_its_own(tmp_path: Path) -> None:
+WORDS = {
+    "import words": "words.NAME",
+    "import words as w": "w.NAME",
+    "from words import NAME": "NAME",
+    "from words import *": "NAME",
+    "from . import words": "words.NAME",
+    "from .words import NAME": "NAME",
+    "import lib.deep": "lib.deep.NAME",
+    "import lib.deep as d": "d.NAME",
+    "from lib import deep": "deep.NAME",
+    "from lib.deep import NAME": "NAME",
+    "from plain import deep": "deep.NAME",
+}
+
+
+@pytest.mark.parametrize("statement", WORDS)
+def test_modules_beside_a_handler_are_its_own_also_when_they_are_imported_later(
+    tmp_path: Path, statement: str
+) -> None:
+    before, names = list(sys.path), set(sys.modules)
     for tenant in ("acme", "beta"):
-        write(tmp_path, f"{tenant}/words.py", f"NAME = {tenant!r}\n")
-        write(tmp_path, f"{tenant}/handler.py", APP + "import words\napp.app_name = words.NAME\n")
-    names = [load_app(f"{t}/handler.py:app", t, tmp_path).app_name for t in ("acme", "beta")]
-    assert names == ["acme", "beta"]
-    assert "words" not in sys.modules
-    assert not {str(tmp_path / "acme"), str(tmp_path / "beta")} & set(sys.path)
+        write(tmp_path, f"{tenant}/words.py", f"from lib.deep import OTHER\nNAME = {tenant!r} + OTHER\n")
+        write(tmp_path, f"{tenant}/lib/__init__.py", "")
+        write(tmp_path, f"{tenant}/lib/deep.py", f"OTHER = ''\nNAME = {tenant!r}\n")
+        write(tmp_path, f"{tenant}/plain/deep.py", "import words\nNAME = words.NAME\n")  # no __init__.py
+        text = f"{statement}\napp.app_name = {WORDS[statement]}\n"
+        if "*" not in statement:
+            text += f"def later():\n    {statement}\n    return {WORDS[statement]}\napp.later = later\n"
+        write(tmp_path, f"{tenant}/handler.py", APP + text)
+    apps = {t: load(f"{t}/handler.py:app", t, tmp_path) for t in ("acme", "beta")}
+    assert {t: app.app_name for t, app in apps.items()} == {"acme": "acme", "beta": "beta"}
+    if "*" not in statement:
+        assert {t: app.later() for t, app in apps.items()} == {"acme": "acme", "beta": "beta"}  # type: ignore[attr-defined]
+    assert sys.path == before
+    assert not {name.partition(".")[0] for name in set(sys.modules) - names} & {"words", "lib", "plain"}
 
 
-def test_a_module_of_a_package_is_loaded_by_its_name(tmp_path: Path) -> None:
-    write(tmp_path, "firm_of_tests/__init__.py", "")
-    write(tmp_path, "firm_of_tests/words.py", "NAME = 'from the package'\n")
+def test_a_module_first_imported_in_a_call_is_the_tenants(tmp_path: Path) -> None:
+    write(tmp_path, "acme/words.py", "NAME = 'acme'\n")
+    text = APP + "def later():\n    import words\n    return words.NAME\napp.later = later\n"
+    write(tmp_path, "acme/handler.py", text)
+    app = load("acme/handler.py:app", "acme", tmp_path)
+    assert app.later() == "acme"  # type: ignore[attr-defined]
+
+
+def test_the_standard_library_and_what_is_installed_are_found_as_ever(tmp_path: Path) -> None:
+    write(tmp_path, "wave.py", "raise AssertionError('a tenant of that name')\n")  # stdlib: the sound files
+    (tmp_path / "aiohttp").mkdir()  # a folder is no package when there is one of the name
+    text = APP + "import os.path, wave, aiohttp\nimport voxtractl.errors\nfrom email import message\n"
+    text += "app.found = (os.path.join('a', 'b'), wave.open, aiohttp.ClientSession)\n"
+    write(tmp_path, "handler.py", text)
+    app = load("handler.py:app", "acme", tmp_path)
+    assert app.found[0] == "a/b"  # type: ignore[attr-defined]
+
+
+def test_a_module_may_import_the_handler_that_imports_it(tmp_path: Path) -> None:
+    write(tmp_path, "words.py", "from handler import app\nSAME = app\n")
+    write(tmp_path, "handler.py", APP + "import words\napp.same = words.SAME is app\n")
+    assert load("handler.py:app", "acme", tmp_path).same  # type: ignore[attr-defined]
+
+
+def test_dataclasses_and_pickle_find_the_modules_of_a_tenant(tmp_path: Path) -> None:
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    write(tmp_path, "words.py", text + "@dataclass\nclass Word:\n    text: str\n")
+    write(tmp_path, "handler.py", APP + "import words\napp.word = words.Word('hello')\n")
+    code = Code("handler.py:app", "acme", tmp_path)
+    app = code.load()
+    assert pickle.loads(pickle.dumps(app.word)) == app.word  # type: ignore[attr-defined]
+    code.unload()
+    assert not [name for name in sys.modules if name.startswith(code.package)]
+
+
+def test_a_module_of_a_package_is_loaded_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site"
+    write(site, "firm_of_tests/__init__.py", "")
+    write(site, "firm_of_tests/words.py", "NAME = 'from the package'\n")
     text = APP + "from firm_of_tests.words import NAME\nfrom .words import NAME as again\n"
-    write(tmp_path, "firm_of_tests/calls.py", text + "app.app_name = again\n")
-    sys.path.insert(0, str(tmp_path))
+    write(site, "firm_of_tests/calls.py", text + "app.app_name = again\n")
+    monkeypatch.syspath_prepend(str(site))
     try:
-        assert load_app("firm_of_tests.calls:app", "acme", tmp_path).app_name == "from the package"
+        one, two = (load("firm_of_tests.calls:app", tenant, tmp_path) for tenant in ("acme", "beta"))
+        assert one.app_name == two.app_name == "from the package"
+        assert one is not two
     finally:
-        sys.path.remove(str(tmp_path))
         for name in [name for name in sys.modules if name.startswith("firm_of_tests")]:
             del sys.modules[name]
 
 
+def test_a_package_beside_the_document_is_the_tenants_own(tmp_path: Path) -> None:
+    write(tmp_path, "firm/__init__.py", "")
+    write(tmp_path, "firm/words.py", "COUNT = []\n")
+    text = APP + "from firm.words import COUNT\nfrom .words import COUNT as again\nCOUNT.append(1)\n"
+    write(tmp_path, "firm/calls.py", text + "app.count = again\n")
+    one, two = (load("firm.calls:app", tenant, tmp_path) for tenant in ("acme", "beta"))
+    assert one.count == two.count == [1]  # type: ignore[attr-defined]
+    assert "firm" not in sys.modules
+
+
+def test_a_load_that_never_ends_holds_up_nobody(tmp_path: Path) -> None:
+    text = "import threading, words\napp = VoxtraApp()\n"
+    write(tmp_path, "words.py", "import sys\nsys.go = __import__('threading').Event()\nsys.go.wait()\n")
+    write(tmp_path, "stuck.py", "from voxtractl import VoxtraApp\n" + text)
+    write(tmp_path, "good.py", APP)
+    stuck = Code("stuck.py:app", "acme", tmp_path)
+    waiting = stuck.start()
+    assert isinstance(Code("good.py:app", "beta", tmp_path).start().result(10), VoxtraApp)
+    while not hasattr(sys, "go"):
+        threading.Event().wait(0.01)
+    assert stuck.standing() == f"{tmp_path}/words.py:3"
+    assert not waiting.done()
+    sys.go.set()
+    assert isinstance(waiting.result(10), VoxtraApp)
+    del sys.go
+
+
+def test_a_change_of_any_of_its_files_makes_code_stale(tmp_path: Path) -> None:
+    write(tmp_path, "lib/words.py", "")
+    write(tmp_path, "handler.py", APP + "import lib.words\n")
+    code = Code("handler.py:app", "acme", tmp_path)
+    code.load()
+    assert not code.is_stale()
+    for file in ("lib/words.py", "handler.py"):
+        now = (tmp_path / file).stat()
+        os.utime(tmp_path / file, ns=(now.st_atime_ns, now.st_mtime_ns + 1_000_000))
+        assert code.is_stale()
+        os.utime(tmp_path / file, ns=(now.st_atime_ns, now.st_mtime_ns))
+        assert not code.is_stale()
+
+
+def test_code_that_could_not_be_loaded_is_stale_when_the_missing_file_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for handler, file in (("handler.py:app", "handler.py"), ("other.py:app", "words.py")):
+        write(tmp_path, "other.py", APP + "import words\n")
+        code = Code(handler, "acme", tmp_path)
+        os.utime(tmp_path, (1, 1))
+        with pytest.raises(HandlerFault):
+            code.load()
+        assert not code.is_stale()
+        write(tmp_path, file, APP)
+        assert code.is_stale()
+
+
 def test_a_file_of_the_peer_library_runs_unchanged_and_its_run_returns(tmp_path: Path) -> None:
     text = "from voxtra import VoxtraApp, CallSession\napp = VoxtraApp(ari_url='http://x')\napp.run()\n"
-    assert isinstance(load_app(write(tmp_path, "peer.py", text) + ":app", "acme", tmp_path), VoxtraApp)
+    assert isinstance(load(write(tmp_path, "peer.py", text) + ":app", "acme", tmp_path), VoxtraApp)
 
 
 @pytest.mark.parametrize(
     ("text", "what", "line"),
     [
-        ("import nothing_here\n", "No module named 'nothing_here'", ":1"),
-        ("\n\n1 / 0\n", "ZeroDivisionError", ":3"),
-        ("def f(:\n", "SyntaxError", ":1"),
-        ("\nraise SystemExit(3)\n", "SystemExit", ":2"),
-        ("app = 7\n", "no VoxtraApp named 'app'", ""),
-        ("", "no VoxtraApp named 'app'", ""),
+        ("import nothing_here\n", "No module named 'nothing_here'", "bad.py:1"),
+        ("from lib import nothing_here\n", "cannot import name 'nothing_here' from 'lib'", "bad.py:1"),
+        ("import lib.nothing_here\n", "No module named 'lib.nothing_here'", "bad.py:1"),
+        ("\n\n1 / 0\n", "ZeroDivisionError", "bad.py:3"),
+        ("def f(:\n", "SyntaxError", "bad.py:1"),
+        ("\nimport lib.broken\n", "SyntaxError", "broken.py:2"),
+        ("\nimport lib.wrong\n", "ZeroDivisionError", "wrong.py:1"),
+        ("\nraise SystemExit(3)\n", "SystemExit", "bad.py:2"),
+        ("\nfrom voxtra import Flow\n", r"has no voxtra\.Flow; docs/handlers\.md", "bad.py:2"),
+        ("\nimport voxtra.audio\nvoxtra.audio.mix\n", r"has no voxtra\.audio\.mix", "bad.py:3"),
+        ("app = 7\n", "no VoxtraApp named 'app'", "bad.py"),
+        ("", "no VoxtraApp named 'app'", "bad.py"),
     ],
 )
 def test_a_fault_names_the_tenant_the_file_and_the_line(
     tmp_path: Path, text: str, what: str, line: str
 ) -> None:
+    write(tmp_path, "lib/__init__.py", "")
+    write(tmp_path, "lib/broken.py", "\ndef f(:\n")
+    write(tmp_path, "lib/wrong.py", "1 / 0\n")
     place = write(tmp_path, "bad.py", text)
     with pytest.raises(HandlerFault, match=what) as caught:
-        load_app(f"{place}:app", "acme", tmp_path)
+        load(f"{place}:app", "acme", tmp_path)
     assert caught.value.tenant == "acme"
-    assert str(caught.value.where).endswith(f"bad.py{line}")
+    assert str(caught.value.where).endswith(line)
 
 
 @pytest.mark.parametrize(
@@ -86,4 +222,4 @@ def test_a_fault_names_the_tenant_the_file_and_the_line(
 )
 def test_a_handler_that_is_not_there_is_told(tmp_path: Path, place: str, what: str) -> None:
     with pytest.raises(HandlerFault, match=what):
-        load_app(place, "acme", tmp_path)
+        load(place, "acme", tmp_path)

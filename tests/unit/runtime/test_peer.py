@@ -11,7 +11,7 @@ from voxtractl.audio.leg import MemoryLeg
 from voxtractl.errors import CallEnded, HandlerFault, OriginateFailed, QueueUnknown, SpeechUnavailable
 from voxtractl.runtime import app as ours
 from voxtractl.runtime import peer
-from voxtractl.runtime.loading import load_app
+from voxtractl.runtime.loading import Code
 from voxtractl.runtime.session import CallSession
 
 APP = "from voxtra import VoxtraApp\napp = VoxtraApp()\n"
@@ -19,7 +19,7 @@ APP = "from voxtra import VoxtraApp\napp = VoxtraApp()\n"
 
 def loaded(folder: Path, text: str) -> peer.VoxtraApp:
     (folder / "handler.py").write_text(text)
-    app = load_app("handler.py:app", "acme", folder)
+    app = Code("handler.py:app", "acme", folder).load()
     assert isinstance(app, peer.VoxtraApp)
     return app
 
