@@ -322,7 +322,6 @@ async def test_what_waits_for_a_sound_holds_up_nobody_else(desk: Desk) -> None:
             group.create_task(desk.ask(request))
             for request in (
                 requests.answer(id),
-                requests.set_variable(id, "A", 1),
                 requests.add_to_bridge(bridge, [id]),
             )
         ]

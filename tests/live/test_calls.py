@@ -234,7 +234,8 @@ async def test_every_verb_of_the_line_is_taken_by_asterisk(pbx: Pbx) -> None:
         await call.set_variable("MY_NAME", 'a;b,"c"\\ ${X}')
         assert await call.get_variable("NOT_SET") == ""
         await call.set_variable("CALLERID(name)", "Jane")
-        assert await call.get_variable("CALLERID(name)") == "Jane"
+        while await call.get_variable("CALLERID(name)") != "Jane":  # before 20.20 and 22.10 it is set later
+            await asyncio.sleep(0.01)
         return await call.get_variable("MY_NAME")
 
     async with serving(pbx, handler) as (_, seen):

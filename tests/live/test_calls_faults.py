@@ -12,7 +12,10 @@ import time
 import wave
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
+from math import sin, tau
 from pathlib import Path
+from struct import pack, unpack
 from typing import Any
 
 import pytest
@@ -21,6 +24,7 @@ from tests.live.conftest import LabFactory, NodeDocument
 from tests.live.pbx import ACME, Far, Pbx, nothing, pushed, serving, until
 from tests.live.proxy import proxy
 from voxtractl import VoxtraApp
+from voxtractl.ari.release import Release
 from voxtractl.errors import (
     AppReplaced,
     AriAuthFailed,
@@ -707,6 +711,48 @@ async def test_what_is_sent_comes_back_from_a_far_echo(pbx: Pbx, media: str, rat
         pbx.call(ACME, "far-echo")
         assert await in_time(seen.result) == 25
         assert (await seen.ended()).ended_by == EndedBy.HANDLER
+
+
+@pytest.mark.parametrize("rate", [16000, 48000])
+async def test_an_older_asterisk_is_given_8_khz_and_the_handler_its_own_rate(pbx: Pbx, rate: int) -> None:
+    tone = b"".join(pack("<h", int(8000 * sin(tau * 1000 * n / rate))) for n in range(rate))
+
+    async def handler(call: CallSession) -> float:
+        call._hub._release = Release(20, 16)
+        await call.answer()
+        await call.audio_stream(rate)
+        assert any("AudioSocket" in row["name"] for row in pbx.channels())
+        sending = asyncio.create_task(call.send_audio(tone * 3))
+        heard = b""
+        async for pcm in call.audio_stream(rate):
+            heard += pcm if heard or any(pcm) else b""
+            if len(heard) > 2 * rate:
+                break
+        sending.cancel()
+        samples = unpack(f"<{len(heard) // 2}h", heard)[rate // 4 :]
+        rises: int = sum(a < 0 <= b for a, b in pairwise(samples))
+        return rises / (len(samples) / rate)
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, "far-echo")
+        assert abs(await in_time(seen.result) - 1000) < 20
+        assert (await seen.ended()).ended_by == EndedBy.HANDLER
+
+
+async def test_an_older_asterisk_has_no_media_websocket(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> list[str]:
+        call._hub._release = Release(20, 17)
+        await call.answer()
+        told = []
+        for _ in range(4):  # it is no fault of the node: its breaker stays out of it
+            with pytest.raises(MediaFailed, match="JSON messages") as caught:
+                await call.audio_stream(8000)
+            told.append(str(caught.value.hint))
+        return told
+
+    async with serving(pbx, handler, media="websocket") as (_, seen):
+        pbx.call(ACME)
+        assert all("audiosocket" in hint for hint in await in_time(seen.result))
 
 
 @pytest.mark.parametrize("media", ["audiosocket", "websocket"])

@@ -631,7 +631,8 @@ def get_variable(id: str, name: str) -> Request:
 
 
 def set_variable(id: str, name: str, value: object) -> Request:
-    """Waits while a sound is played to the channel or it is recorded, as ``answer``."""
+    """Waits while a sound is played to the channel or it is recorded, as ``answer``; before Asterisk 20.20
+    and 22.10 it is answered at once, and set soon after."""
     body = {"variable": _variable_name(name), "value": _variable_value(name, value)}
     return Request("POST", _id("channels", id, "variable"), body=body, slow=True)
 

@@ -22,6 +22,7 @@ from uuid import UUID
 
 from voxtractl.audio.audiosocket import RATES, Decoder, Frame, Kind, encode, frame_bytes
 from voxtractl.audio.leg import BACKLOG, KEEP, Clock, PacedLeg
+from voxtractl.audio.resample import Resampler
 from voxtractl.errors import LocalProtocolError, MediaFailed, RemoteProtocolError
 
 __all__ = ["AudioServer", "AudioSocketLeg"]
@@ -110,19 +111,23 @@ class AudioServer:
         rate: int,
         timeout: float = 5.0,
         *,
+        wire_rate: int | None = None,
         backlog: float = BACKLOG,
         keep: float = KEEP,
     ) -> "AudioSocketLeg":
         """The leg that Asterisk will connect within ``timeout`` seconds. Ask before Asterisk is asked.
 
-        ``rate`` must be that of the channel's format. Raises LocalProtocolError for a UUID in use.
+        ``wire_rate``, else ``rate``, must be that of the channel's format. Raises LocalProtocolError for a
+        UUID in use, SpeechUnavailable when the rates differ and soxr is not installed.
         """
         if self._clock is None or self._server is None:
             raise RuntimeError("this AudioServer is not started; use it in `async with`")
         key = leg_id.bytes
         if key in self._expected or key in self._running:
             raise LocalProtocolError(f"the UUID {leg_id} is in use by another leg")
-        leg = AudioSocketLeg(self, leg_id, rate, self._clock, timeout=timeout, backlog=backlog, keep=keep)
+        leg = AudioSocketLeg(
+            self, leg_id, rate, self._clock, wire_rate or rate, timeout=timeout, backlog=backlog, keep=keep
+        )
         self._expected[key] = leg
         return leg
 
@@ -191,6 +196,7 @@ class AudioSocketLeg(PacedLeg):
         leg_id: UUID,
         rate: int,
         clock: Clock,
+        wire_rate: int,
         *,
         timeout: float,
         backlog: float,
@@ -199,9 +205,12 @@ class AudioSocketLeg(PacedLeg):
         super().__init__(rate, clock, backlog=backlog, keep=keep)
         self.leg_id = leg_id
         self._server = server
-        self._kind = RATES[rate]
+        self._wire_rate = wire_rate
+        self._kind = RATES[wire_rate]
         self._silence = bytes(frame_bytes(rate))
-        self._header = encode(self._kind, self._silence)[:3]
+        self._header = encode(self._kind, bytes(frame_bytes(wire_rate)))[:3]
+        self._turned = (Resampler(rate, wire_rate), Resampler(wire_rate, rate)) if rate != wire_rate else None
+        self._turned_out = b""  # at the rate of the wire, less than a frame and what soxr gives in lumps
         self._idle_ticks = QUIET
         self._transport: asyncio.Transport | None = None
         self._connection: _Connection | None = None
@@ -244,6 +253,8 @@ class AudioSocketLeg(PacedLeg):
             return
         for kind, payload in frames:
             if kind is self._kind:
+                if payload and self._turned:
+                    payload = self._turned[1].feed(payload)
                 if payload:
                     self._heard(payload)
             elif kind is Kind.DTMF:
@@ -257,8 +268,8 @@ class AudioSocketLeg(PacedLeg):
                 raise RemoteProtocolError(f"Asterisk reports an error of its own: 0x{payload.hex() or '00'}")
             elif kind is not Kind.UUID:
                 raise RemoteProtocolError(
-                    f"sound of type 0x{kind:02x} comes where {self.rate} Hz is 0x{self._kind:02x}",
-                    hint="the channel's format must be of the leg's rate",
+                    f"sound of type 0x{kind:02x} comes where {self._wire_rate} Hz is 0x{self._kind:02x}",
+                    hint="the channel's format must be of that rate",
                 )
 
     def _start(self) -> None:
@@ -278,6 +289,13 @@ class AudioSocketLeg(PacedLeg):
         transport = self._transport
         if transport is None or transport.get_write_buffer_size():
             return False
+        if self._turned:
+            size = frame_bytes(self._wire_rate)
+            self._turned_out += self._turned[0].feed(frame)
+            frame, self._turned_out = self._turned_out[:size], self._turned_out[size:]
+            if len(frame) < size:  # soxr begins with nothing, and gives it later
+                self._turned_out = frame
+                frame = bytes(size)
         transport.write(self._header + frame)
         return True
 

@@ -7,7 +7,6 @@ functions that open the doors do I/O.
 
 import ipaddress
 import os
-import re
 import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 from voxtractl import naming
 from voxtractl.ari import requests
 from voxtractl.ari.client import ARIClient
+from voxtractl.ari.release import QUEUE_PROOF, Release
 from voxtractl.deploy.include import State, has_lines
 from voxtractl.deploy.plan import Snapshot
 from voxtractl.deploy.prepare import file_of, prefix_of
@@ -71,10 +71,6 @@ CALLS: Final[Mapping[str, str]] = {
     "res_pjsip_outbound_registration.so": "registers trunks",
 }
 
-# The first release of each series whose queues.conf may name a paused member: what proves the queues.
-_PROVABLE: Final[Mapping[int, int]] = {20: 12, 22: 2}
-# The first release of each series whose ARI also takes requests over the event websocket.
-_WEBSOCKET: Final[Mapping[int, int]] = {20: 14, 22: 4}
 _DOORS: Final = frozenset({"ari", "ari-user", "ari-write", "node"})  # a failure here is exit code 5
 _OWN_FILES: Final = ("http.conf", "ari.conf")
 
@@ -362,27 +358,25 @@ async def _live(node: Node, ari: ARIClient, disk: _Disk) -> list[Finding]:
 
 
 def _version(version: str) -> Finding:
-    match = re.search(r"(\d+)\.(\d+)", version)
-    if not match:
+    release = Release.of(version)
+    if release is None:
         return Finding("version", "warn", f"Asterisk calls itself {version or 'nothing'}: not a release")
-    major, minor = int(match[1]), int(match[2])
-    if major < 20:
+    if release.major < 20:
         return Finding(
             "version", "fail", f"Asterisk {version} is too old", "install Asterisk 20 or 22 (the LTS series)"
         )
-    if major not in _WEBSOCKET:
+    if release.major not in QUEUE_PROOF.since:
         return Finding("version", "warn", f"Asterisk {version}; voxtractl is tested with 20 and 22")
-    if minor < _PROVABLE[major]:
+    if not release.has(QUEUE_PROOF):
         return Finding(
             "version",
             "fail",
             f"Asterisk {version} is too old: what runs of queues.conf cannot be proven",
-            f"install {major}.{_PROVABLE[major]} or newer",
+            f"install {release.major}.{QUEUE_PROOF.since[release.major]} or newer",
         )
-    if minor < _WEBSOCKET[major]:
-        since = f"{major}.{_WEBSOCKET[major]}"
-        return Finding("version", "ok", f"Asterisk {version} (requests over the websocket come with {since})")
-    return Finding("version", "ok", f"Asterisk {version}")
+    missing = release.missing()
+    later = f"; newer ones have {', '.join(missing)}" if missing else ""
+    return Finding("version", "ok", f"Asterisk {version}{later}")
 
 
 # --- Asterisk's own files ---------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from voxtractl import naming
 from voxtractl.ari import requests
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.events import Event
+from voxtractl.ari.release import Feature, Release
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.ari.stream import EventStream
 from voxtractl.errors import (
@@ -77,6 +78,7 @@ UNREAD: Final = [
 ]
 RESYNC_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)  # seconds after a try that failed; the last one from then on
 END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
+NEWEST: Final = Release(99, 0)  # a build that is no release
 AUX_TIMEOUT: Final = 5.0  # seconds until a channel of our own must be in the app
 
 
@@ -147,6 +149,7 @@ class Hub:
         self._streams: list[EventStream] = []
         self._registered: set[str] = set()
         self.taken: set[str] = set()  # apps that another process has
+        self._release: Release | None = None
         self._aux: dict[str, Future[None]] = {}  # channels of ours that are not in the app yet
         self._aux_of: dict[str, str] = {}  # channel or bridge of ours → the call it belongs to
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -399,6 +402,13 @@ class Hub:
             except AriError as exc:
                 log.warning("%s %s: %s", request.method, request.path, exc)
         return None
+
+    async def has(self, feature: Feature) -> bool:
+        """This Asterisk has it, as far as its version tells; from whatever loop. Raises AriError."""
+        if self._release is None:
+            told = await self._made(requests.info())
+            self._release = Release.of(str(told.get("system", {}).get("version", ""))) or NEWEST
+        return self._release.has(feature)
 
     # --- channels and bridges of our own ----------------------------------------------------------------
 
@@ -693,6 +703,7 @@ class Hub:
     async def _on_up(self) -> None:
         """Connected again. Until this has succeeded calls that ended meanwhile are not known to be over."""
         log.info("connected to %s again", self.ari.url)
+        self._release = None  # it may be another one
         for pause in chain(RESYNC_PAUSES, repeat(RESYNC_PAUSES[-1])):
             try:
                 await self._filter(sorted(self._registered))

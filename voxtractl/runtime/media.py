@@ -5,8 +5,9 @@
     play ─┘
 
 The listening server belongs to an event loop, as the legs do. When Asterisk cannot make media channels, a
-breaker stops asking for a while. Neither kind of media channel needs an RTP port: with none left a call that
-is up can still be heard and spoken to (measured).
+breaker stops asking for a while. An Asterisk whose AudioSocket knows 8 kHz only (before 20.17 and 22.7) gets
+that, and the leg turns it into its own rate. Neither kind of media channel needs an RTP port: with none left
+a call that is up can still be heard and spoken to (measured).
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from voxtractl.ari import requests
+from voxtractl.ari.release import LEG_RATES, MEDIA_WEBSOCKET
 from voxtractl.audio.leg import Leg
 from voxtractl.audio.mediasocket import connect
 from voxtractl.audio.server import AudioServer
@@ -34,6 +36,10 @@ FAILURES: Final = 3  # in a row, until the breaker opens
 REST: Final = 5.0  # seconds it stays open
 
 _SERVERS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, AudioServer]] = WeakKeyDictionary()
+
+
+class _TooOld(MediaFailed):
+    pass
 
 
 class Breaker:
@@ -75,7 +81,7 @@ async def open_leg(
     opened = _audiosocket if transport == "audiosocket" else _websocket
     try:
         channel, leg = await opened(hub, call_id, app, rate, host)
-    except CallEnded:
+    except (CallEnded, _TooOld):
         raise
     except (AriError, CallError, LocalProtocolError, TimeoutError, OSError) as exc:
         if not isinstance(exc, AriError) or exc.status >= 500 or exc.status == 0:
@@ -92,13 +98,14 @@ async def open_leg(
 async def _audiosocket(hub: "Hub", call_id: str, app: str, rate: int, host: str) -> tuple[str, Leg]:
     server = await _server(host)
     leg_id = uuid4()
-    leg = server.expect(leg_id, rate, CONNECT)  # before Asterisk can connect
+    wire = rate if await hub.has(LEG_RATES) else 8000
+    leg = server.expect(leg_id, rate, CONNECT, wire_rate=wire)  # before Asterisk can connect
     try:
         build = partial(
             requests.external_media,
             app=app,
             external_host=server.address,
-            format=FORMATS[rate],
+            format=FORMATS[wire],
             encapsulation="audiosocket",
             transport="tcp",
             data=str(leg_id),
@@ -112,6 +119,12 @@ async def _audiosocket(hub: "Hub", call_id: str, app: str, rate: int, host: str)
 
 
 async def _websocket(hub: "Hub", call_id: str, app: str, rate: int, host: str) -> tuple[str, Leg]:
+    if not await hub.has(MEDIA_WEBSOCKET):
+        raise _TooOld(
+            "this Asterisk has no media websocket with JSON messages",
+            call=call_id,
+            hint='Asterisk 20.18 and 22.8 have; or VoxtraApp(media="audiosocket")',
+        )
     build = partial(
         requests.external_media,
         app=app,

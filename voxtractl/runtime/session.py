@@ -464,7 +464,10 @@ class CallSession:
         return str(answer.body["value"])
 
     async def set_variable(self, name: str, value: object) -> None:
-        """Set a channel variable; values become strings as in ``originate``."""
+        """Set a channel variable; values become strings as in ``originate``.
+
+        Before Asterisk 20.20 and 22.10 this returns a moment before it is set.
+        """
         ((key, text),) = requests.variables({name: value}).items()
         await self._command(requests.set_variable(self.id, key, text), "set_variable")
 

@@ -102,6 +102,32 @@ async def test_a_uuid_is_free_again_when_its_leg_is_over() -> None:
             await again.connected()
 
 
+def middle(pcm: bytes) -> int:
+    """The sample in the middle."""
+    at = len(pcm) // 4 * 2
+    return int.from_bytes(pcm[at : at + 2], "little", signed=True)
+
+
+async def test_a_leg_may_have_another_rate_than_its_wire() -> None:
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 16000, wire_rate=8000)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID))
+            await leg.connected()
+            await leg.send(b"\x00\x10" * 3200)  # 0.2 s
+            loud = 0
+            while loud < 8:  # the first and the last are rounded off
+                kind, payload = await peer.frame()
+                assert (kind, len(payload)) == (0x10, 320)
+                loud += abs(middle(payload) - 4096) < 100
+            for _ in range(10):
+                peer.write(b"\x10\x01\x40" + b"\x00\x10" * 160)
+            heard = b""
+            while len(heard) < 4 * 640:
+                heard += await leg.receive()
+            assert abs(middle(heard[-640:]) - 4096) < 100
+
+
 async def test_only_known_peers_may_connect() -> None:
     async with AudioServer("0.0.0.0", advertise="127.0.0.1", peers=["127.0.0.2", "10.0.0.0/8"]) as server:
         async with peer_of(server) as peer:

@@ -95,9 +95,9 @@ async def ask(answer: Answers = answers, node: Node = NODE) -> dict[str, Finding
     [
         ("22.10.1+dfsg+~cs6.17.60671434-1", "ok", "22.10.1"),
         ("20.20.0", "ok", "20.20.0"),
-        ("22.3.0", "ok", "come with 22.4"),
-        ("20.13.0", "ok", "come with 20.14"),
-        ("20.12.0", "ok", "come with 20.14"),
+        ("22.3.0", "ok", "requests over the event websocket (22.4), AudioSocket above 8 kHz (22.7)"),
+        ("20.13.0", "ok", "requests over the event websocket (20.14)"),
+        ("20.18.0", "ok", "20.18.0"),
         ("20.11.1", "fail", "cannot be proven"),
         ("certified-20.7-cert3", "fail", "cannot be proven"),
         ("22.1.0", "fail", "cannot be proven"),
