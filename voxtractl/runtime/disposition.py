@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["BY_CAUSE", "BY_REASON", "CAUSES", "Disposition", "cause_name", "disposition_of"]
+__all__ = ["BY_CAUSE", "BY_REASON", "CAUSES", "CAUSE_OF", "Disposition", "cause_name", "disposition_of"]
 
 
 class Disposition(StrEnum):
@@ -59,6 +59,25 @@ BY_REASON: Final[Mapping[str, Disposition]] = MappingProxyType(
         "congestion": _CONGESTION,
         **dict.fromkeys(("no_answer", "timeout"), _NO_ANSWER),
         **dict.fromkeys(("normal", "normal_unspecified", "rejected", "answered_elsewhere"), _REJECTED),
+    }
+)
+
+# What Asterisk makes of the reason of our DELETE (res/ari/resource_channels.c).
+CAUSE_OF: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "unallocated": 1,
+        "normal": 16,
+        "busy": 17,
+        "timeout": 18,
+        "no_answer": 19,
+        "rejected": 21,
+        "answered_elsewhere": 26,
+        "number_incomplete": 28,
+        "normal_unspecified": 31,
+        "congestion": 34,
+        "failure": 38,
+        "codec_mismatch": 58,
+        "interworking": 127,
     }
 )
 

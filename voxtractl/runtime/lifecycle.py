@@ -30,7 +30,7 @@ from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from voxtractl.errors import CallError
-from voxtractl.runtime.disposition import BY_CAUSE, BY_REASON, Disposition, disposition_of
+from voxtractl.runtime.disposition import BY_CAUSE, BY_REASON, CAUSE_OF, Disposition, disposition_of
 
 __all__ = [
     "RECENT_MAX",
@@ -538,7 +538,9 @@ def _end(call: Call, now: float) -> tuple[Action, ...]:
         and by is not EndedBy.LOST
         and (call.direction is Direction.INBOUND or call.answered is not None)
     ):
-        cause = 16  # a far BYE is told as cause 0, "Unknown" (measured); it is the most ordinary end there is
+        # Of an end of ours that nobody heard: what we asked for. A far BYE is told as cause 0, "Unknown"
+        # (measured); it is the most ordinary end there is.
+        cause = CAUSE_OF.get(call.reason or "normal", 16)
     return (
         End(
             Ended(

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxtractl.runtime.disposition import CAUSES, Disposition, cause_name, disposition_of
+from voxtractl.ari.requests import HANGUP_REASONS
+from voxtractl.runtime.disposition import CAUSE_OF, CAUSES, Disposition, cause_name, disposition_of
 
 MEASURED = [
     # what the far side did              status        cause  SIP  rang   disposition
@@ -65,6 +66,11 @@ def test_an_answer_is_an_answer_and_our_own_end_is_ours(
     assert told(answered=True) is Disposition.ANSWERED
     assert told(answered=False) is not Disposition.ANSWERED
     assert (told(answered=False) is Disposition.CANCELLED) == cancelled
+
+
+def test_every_reason_asterisk_takes_has_its_cause() -> None:
+    assert set(CAUSE_OF) == set(HANGUP_REASONS)
+    assert set(CAUSE_OF.values()) <= set(CAUSES)
 
 
 def test_causes_have_names() -> None:

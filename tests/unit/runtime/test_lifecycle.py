@@ -316,7 +316,7 @@ CALLS: dict[str, tuple[Direction, tuple[Signal, ...], Told]] = {
     "inbound: ended by us before it was subscribed, so that Asterisk tells no end": (
         IN,
         (Started(), HangUp(EndedBy.HANDLER, "busy"), Doubted(), Missing()),
-        Told("busy", "handler", 16, asked="DLG"),
+        Told("busy", "handler", 17, asked="DLG"),
     ),
     "outbound: no RTP port, so Asterisk dials nobody": (
         OUT,
