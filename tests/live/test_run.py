@@ -625,6 +625,33 @@ async def test_events_go_on_in_a_new_file_after_the_old_one_was_moved_away(pbx: 
         await run.ends()
 
 
+async def test_a_tenant_hears_of_its_own_calls_only_in_its_own_thread(pbx: Pbx) -> None:
+    hears = (
+        SAYS_BYE
+        + """
+@app.on_event
+def told(event):
+    print("told:", event["tenant"], event["event"], flush=True)
+    if event["event"] == "call_ended":
+        import time
+        time.sleep(20)
+"""
+    )
+    write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=SAYS_BYE, beta=hears)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        write_file(pbx, "beta", f"{hears}\n")  # code that is replaced hears nothing any more
+        await run.says("reloaded: 2 tenants served, 1 changed")
+        pbx.call(BETA)
+        await run.says("told: beta call_ended")
+        for _ in range(3):
+            pbx.call(ACME)
+        await until(lambda: len(run.of("call_ended")) == 4)
+        assert "told: acme" not in run.log
+        assert run.log.count("told: beta call_ended") == 1
+        await run.forced()
+
+
 async def test_media_legs_of_a_tenant_are_limited_by_the_document(pbx: Pbx) -> None:
     hears = WAITS.replace(
         "await call.listen_dtmf(timeout=60)",

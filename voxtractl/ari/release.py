@@ -5,7 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
-__all__ = ["FEATURES", "LEG_RATES", "MEDIA_WEBSOCKET", "QUEUE_PROOF", "REQUESTS", "Feature", "Release"]
+__all__ = [
+    "FEATURES",
+    "LEG_RATES",
+    "MANY_APPS",
+    "MEDIA_WEBSOCKET",
+    "QUEUE_PROOF",
+    "REQUESTS",
+    "Feature",
+    "Release",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +28,10 @@ class Feature:
 # Seen in Asterisk's source, tag by tag; with 20.13, 20.19 and 22.10 also in running ones.
 QUEUE_PROOF: Final = Feature("paused members in queues.conf, which prove the queues", {20: 12, 22: 2})
 REQUESTS: Final = Feature("requests over the event websocket", {20: 14, 22: 4})
+MANY_APPS: Final = Feature("over 127 Stasis apps on a websocket", {20: 15, 22: 5})
 LEG_RATES: Final = Feature("AudioSocket above 8 kHz", {20: 17, 22: 7})
 MEDIA_WEBSOCKET: Final = Feature('media="websocket" (its JSON messages)', {20: 18, 22: 8})
-FEATURES: Final = (QUEUE_PROOF, REQUESTS, LEG_RATES, MEDIA_WEBSOCKET)
+FEATURES: Final = (QUEUE_PROOF, REQUESTS, MANY_APPS, LEG_RATES, MEDIA_WEBSOCKET)
 
 
 class Release(NamedTuple):

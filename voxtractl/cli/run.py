@@ -129,6 +129,8 @@ async def _serve(
         await supervisor.reclaim(force=True)
 
     def reload() -> None:
+        if told.is_set():  # it ends
+            return
         reloads.add(task := loop.create_task(again()))
         task.add_done_callback(reloads.discard)
 
@@ -143,12 +145,13 @@ async def _serve(
             show.note(f"draining: calls get {drain:.0f} s; a second signal ends them now")
             await _drain(supervisor, drain, forced)
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.remove_signal_handler(number)
+        told.set()
         await supervisor.drain(0.0)
-        await supervisor.close()
+        await supervisor.close()  # a signal does not cut it short: it is bounded, and hooks always run
         if counters is not None:
             await counters.close()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)
     if failure is not None:
         raise failure
     if supervisor.faults:

@@ -19,6 +19,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
@@ -165,11 +166,18 @@ class VoxtraApp:
         return handler
 
     def on_event(self, sink: Sink) -> Sink:
-        """Every event of every call as a mapping (docs/events.md); it runs in the event path, so be quick."""
-        self._sinks.append(sink)
+        """Every event of the app's calls as a mapping (docs/events.md); in the loop of the handlers."""
+        self._sinks.append(told := partial(self._tell, sink))
         for hub in self._hubs:
-            hub.journal.sinks.append(sink)
+            hub.journal.sinks.append(told)
         return sink
+
+    def _tell(self, sink: Sink, event: Mapping[str, Any]) -> None:
+        """An event of a hub, in its loop: under ``voxtractl run`` that has the calls of other tenants too."""
+        if self._own_hub:
+            sink(event)
+        elif event["tenant"] == self.tenant:
+            self.loop.call_soon_threadsafe(sink, event)
 
     def on_startup(self, hook: K) -> K:
         """Run it once before the first call can come; sync or async, in the loop of the handlers.
@@ -352,7 +360,7 @@ class VoxtraApp:
             hub.journal.sinks += [sink for sink in self._sinks if sink not in hub.journal.sinks]
 
     def detach(self) -> None:
-        """Not after all: its startup hooks failed."""
+        """Served no more: its startup hooks failed, or its last call is over."""
         for hub in self._hubs:
             hub.journal.sinks = [sink for sink in hub.journal.sinks if sink not in self._sinks]
         self._hubs, self._hub_loop = [], None

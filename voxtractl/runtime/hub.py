@@ -30,7 +30,7 @@ from voxtractl import naming
 from voxtractl.ari import requests
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.events import Event
-from voxtractl.ari.release import Feature, Release
+from voxtractl.ari.release import MANY_APPS, Feature, Release
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.ari.stream import EventStream
 from voxtractl.errors import (
@@ -56,6 +56,7 @@ __all__ = ["AUX", "MOVED", "Hub", "Place", "Taker"]
 log = logging.getLogger(__name__)
 
 APPS_MAX: Final = 400  # of one websocket
+APPS_ONCE: Final = 127  # of one before MANY_APPS
 APPS_BYTES: Final = 3800  # of their names: Asterisk reads a request line of 4095 bytes (measured)
 AUX: Final = "vx-aux-"  # ids of channels and bridges of our own: media, snoop; never calls
 # Events nobody here reads; a call costs 15 events without this (facts C3).
@@ -189,7 +190,8 @@ class Hub:
     async def register(self) -> None:
         """Register the apps that ``serve`` added since; some hundreds share a websocket."""
         apps = sorted({app for app, _ in self._takers} - self._registered - self.taken)
-        for some in _shares(apps):
+        many = len(apps) <= APPS_ONCE or await self.has(MANY_APPS)
+        for some in _shares(apps, APPS_MAX if many else APPS_ONCE):
             stream = self._stream(some)
             await stream.start()
             self._streams.append(stream)
@@ -782,13 +784,13 @@ def _place(channel: Mapping[str, Any], note: str) -> Place:
     return Place(channel, moved_to if line == _line_of(channel) else app, args)
 
 
-def _shares(apps: Sequence[str]) -> Iterator[list[str]]:
+def _shares(apps: Sequence[str], most: int) -> Iterator[list[str]]:
     """The apps, as many to a websocket as its request line takes."""
     share: list[str] = []
     size = 0
     for app in apps:
         more = len(quote(app, safe="")) + 1
-        if share and (len(share) == APPS_MAX or size + more > APPS_BYTES):
+        if share and (len(share) == most or size + more > APPS_BYTES):
             yield share
             share, size = [], 0
         share.append(app)

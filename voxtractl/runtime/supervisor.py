@@ -391,8 +391,7 @@ class Supervisor:
                 self.faults.pop(slug, None)
                 self._serve(tenant, app, code)
             else:  # the document has changed since
-                app.detach()
-                code.unload()
+                self._past.append(_Served(tenant, app, code))
             return
         code.unload()
         if self._tried.get(slug) == (tenant, code):
@@ -467,6 +466,7 @@ class Supervisor:
         for served in past:
             if not served.app.is_up and not served.app.busy:
                 self._past.remove(served)
+                served.app.detach()
                 served.code.unload()
 
     # --- watching ---------------------------------------------------------------------------------------

@@ -95,7 +95,11 @@ async def ask(answer: Answers = answers, node: Node = NODE) -> dict[str, Finding
     [
         ("22.10.1+dfsg+~cs6.17.60671434-1", "ok", "22.10.1"),
         ("20.20.0", "ok", "20.20.0"),
-        ("22.3.0", "ok", "requests over the event websocket (22.4), AudioSocket above 8 kHz (22.7)"),
+        (
+            "22.3.0",
+            "ok",
+            "requests over the event websocket (22.4), over 127 Stasis apps on a websocket (22.5)",
+        ),
         ("20.13.0", "ok", "requests over the event websocket (20.14)"),
         ("20.18.0", "ok", "20.18.0"),
         ("20.11.1", "fail", "cannot be proven"),
