@@ -406,9 +406,14 @@ class Hub:
         return None
 
     async def has(self, feature: Feature) -> bool:
-        """This Asterisk has it, as far as its version tells; from whatever loop. Raises AriError."""
+        """This Asterisk has it, by its version; one that does not tell its version has it. From whatever
+        loop."""
         if self._release is None:
-            told = await self._made(requests.info())
+            try:
+                told = await self._made(requests.info())
+            except AriError as exc:  # what is asked of it next will say why
+                log.warning("%s does not tell its version: %s", self.ari.url, exc)
+                return True
             self._release = Release.of(str(told.get("system", {}).get("version", ""))) or NEWEST
         return self._release.has(feature)
 

@@ -195,6 +195,10 @@ class Code:
         """One of its files has changed since it was read."""
         return any(_stamp(file) != stamp for file, stamp in list(self._stamps.items()))
 
+    def hangs(self) -> bool:
+        """Its load has begun and has not ended."""
+        return self._thread is not None and self._thread.is_alive()
+
     def standing(self) -> str:
         """The line of the tenant's at which its load stands; the handler when it does not run."""
         frame = sys._current_frames().get((self._thread and self._thread.ident) or 0)

@@ -38,10 +38,6 @@ REST: Final = 5.0  # seconds it stays open
 _SERVERS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, AudioServer]] = WeakKeyDictionary()
 
 
-class _TooOld(MediaFailed):
-    pass
-
-
 class Breaker:
     """Stops asking after ``failures`` in a row, for ``rest`` seconds; then one try decides."""
 
@@ -78,10 +74,16 @@ async def open_leg(
             call=call_id,
             hint="is res_audiosocket (or chan_websocket) loaded? see Asterisk's log",
         )
+    if transport == "websocket" and not await hub.has(MEDIA_WEBSOCKET):
+        raise MediaFailed(
+            "this Asterisk has no media websocket with JSON messages",
+            call=call_id,
+            hint='Asterisk 20.18 and 22.8 have; or VoxtraApp(media="audiosocket")',
+        )
     opened = _audiosocket if transport == "audiosocket" else _websocket
     try:
         channel, leg = await opened(hub, call_id, app, rate, host)
-    except (CallEnded, _TooOld):
+    except CallEnded:
         raise
     except (AriError, CallError, LocalProtocolError, TimeoutError, OSError) as exc:
         if not isinstance(exc, AriError) or exc.status >= 500 or exc.status == 0:
@@ -119,12 +121,6 @@ async def _audiosocket(hub: "Hub", call_id: str, app: str, rate: int, host: str)
 
 
 async def _websocket(hub: "Hub", call_id: str, app: str, rate: int, host: str) -> tuple[str, Leg]:
-    if not await hub.has(MEDIA_WEBSOCKET):
-        raise _TooOld(
-            "this Asterisk has no media websocket with JSON messages",
-            call=call_id,
-            hint='Asterisk 20.18 and 22.8 have; or VoxtraApp(media="audiosocket")',
-        )
     build = partial(
         requests.external_media,
         app=app,

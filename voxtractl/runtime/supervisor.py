@@ -314,14 +314,8 @@ class Supervisor:
             for slug in set(self.served) - set(wanted):
                 self._leave(slug)
             self._tried = {slug: tried for slug, tried in self._tried.items() if slug in wanted}
-            changed = {
-                slug: tenant
-                for slug, tenant in wanted.items()
-                if slug not in self._tried
-                or slug in self.faults
-                or self._tried[slug][0] != tenant
-                or self._tried[slug][1].is_stale()
-            }
+            changed = {slug: tenant for slug, tenant in wanted.items() if self._is_due(tenant)}
+            self.loading &= set(wanted)
             self.faults = {slug: fault for slug, fault in self.faults.items() if slug in wanted}
             self._fleet = fleet
             self._tell_nodes(fleet)
@@ -332,6 +326,13 @@ class Supervisor:
                 self._go(self._serve_late(load))
             log.info("reloaded: %d tenants served, %d changed", len(self.served), len(changed))
             return True
+
+    def _is_due(self, tenant: Tenant) -> bool:
+        """Its handler must be loaded, or may be this time. One that still hangs would only hang once more."""
+        last, code = self._tried.get(tenant.slug, (None, None))
+        if code is None or last != tenant or code.is_stale():
+            return True
+        return tenant.slug in self.faults and not code.hangs()
 
     def _tell_nodes(self, fleet: Fleet) -> None:
         """Nodes are connected at the start only: tell which ones the document has otherwise now."""

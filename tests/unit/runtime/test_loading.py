@@ -143,6 +143,7 @@ def test_a_load_that_never_ends_holds_up_nobody(tmp_path: Path) -> None:
         threading.Event().wait(0.01)
     assert stuck.standing() == f"{tmp_path}/words.py:3"
     assert not waiting.done()
+    assert stuck.hangs()
     sys.go.set()
     assert isinstance(waiting.result(10), VoxtraApp)
     del sys.go
