@@ -559,6 +559,13 @@ async def test_a_handler_that_never_loads_costs_its_own_tenant_only(pbx: Pbx) ->
         await until(lambda: pbx.ari("GET", "applications/voxtra-gamma")[0] == 200, most=20)
         pbx.call(GAMMA)
         await until(lambda: len(run.of("call_ended")) == 2)
+        await until(lambda: "the handler of beta was not ready within" in run.log, most=60)
+        run.process.send_signal(signal.SIGHUP)
+        await run.says("reloaded: 2 tenants served, 0 changed")  # it still sleeps: no second thread does
+        write_file(pbx, "stuck", SAYS_BYE)
+        await run.says("reloaded: 3 tenants served, 1 changed")
+        pbx.call(BETA)
+        await until(lambda: len(run.of("call_ended")) == 3)
         run.process.terminate()  # and does not wait for the thread that sleeps
         await run.ends()
 
