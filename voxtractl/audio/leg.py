@@ -82,23 +82,25 @@ class Leg(ABC):
         """
         while not self._inbox:
             self._must_be_open("receive sound")
-            if self._reader is not None:
-                raise RuntimeError("this leg is being read already")
-            self._reader = self._loop.create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
+            await self._news()
         return self._inbox.popleft()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        try:
-            return await self.receive()
-        except CallEnded:
-            raise StopAsyncIteration from None
+        while not self._inbox:  # as receive(), without a coroutine in a coroutine for each frame
+            if self.why is not None:
+                raise StopAsyncIteration
+            await self._news()
+        return self._inbox.popleft()
+
+    def _news(self) -> asyncio.Future[None]:
+        """Done when a sound comes, or the end."""
+        if self._reader is not None and not self._reader.done():
+            raise RuntimeError("this leg is being read already")
+        self._reader = self._loop.create_future()
+        return self._reader
 
     def on_digit(self, callback: Callable[[str], object]) -> None:
         """``callback(digit)`` for each key the caller presses from now on: 0-9, *, #, A-D."""
@@ -322,11 +324,15 @@ class PacedLeg(Leg):
 
     def tick(self, due: int) -> None:
         """By the clock: send as many frames as are due."""
-        frames = self._frames
+        frames, counters = self._frames, self.counters
         late = 0
         while due and frames:
             due -= 1
-            self._send_frame(frames.popleft(), late)
+            if self._write(frames.popleft()):
+                counters.sent += 1
+                counters.late += late
+            else:
+                counters.dropped += 1
             late = 1
         if self._sender is not None and self._queued_bytes() <= self._low:
             self._wake_sender()
@@ -336,21 +342,15 @@ class PacedLeg(Leg):
             self._played()
             self._idle()
         elif self._tail_held:
-            tail, self._tail = self._tail, b""
-            self._send_frame(tail.ljust(self._frame_bytes, b"\0"), 0)
+            frames.append(self._tail.ljust(self._frame_bytes, b"\0"))
+            self._tail = b""
+            self.tick(1)
         else:
             self._tail_held = True
 
     @abstractmethod
     def _write(self, frame: bytes) -> bool:
         """Give a frame of 20 ms to the wire; False when it takes none, and the frame is dropped."""
-
-    def _send_frame(self, frame: bytes, late: int) -> None:
-        if self._write(frame):
-            self.counters.sent += 1
-            self.counters.late += late
-        else:
-            self.counters.dropped += 1
 
     def _start(self) -> None:
         self._playing = True

@@ -1,6 +1,8 @@
 """The server against peers that are no Asterisk: what they get is nothing, and it is counted."""
 
 import asyncio
+import random
+import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +15,13 @@ from voxtractl.audio.server import AudioServer
 from voxtractl.errors import CallEnded, LocalProtocolError, MediaFailed
 
 LEG_ID = UUID("5c1f0d2e-7a34-4b8e-9f60-3d2a1b0c4e5f")
+
+
+@pytest.fixture(autouse=True, params=["epoll", "asyncio"])
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who reads the legs' sockets: one epoll of all, or asyncio where there is none."""
+    monkeypatch.setattr(server_module, "EPOLL", request.param == "epoll")
+    return str(request.param)
 
 
 def uuid_frame(leg_id: UUID) -> bytes:
@@ -39,6 +48,11 @@ class Peer:
     async def is_dropped(self) -> None:
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await self.reader.readexactly(1)
+
+
+def reset(connection: socket.socket) -> None:
+    """Make of the next close what the kernel makes of one with sound unread."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @asynccontextmanager
@@ -185,16 +199,15 @@ async def test_a_leg_ends_by_what_its_peer_says(says: bytes, why: str) -> None:
             await leg.connected()  # it was
 
 
-@pytest.mark.parametrize("reset", [False, True])
-async def test_the_end_of_the_connection_is_the_end_of_the_leg(reset: bool) -> None:
+@pytest.mark.parametrize("hard", [False, True])
+async def test_the_end_of_the_connection_is_the_end_of_the_leg(hard: bool) -> None:
     async with AudioServer() as server:
         leg = server.expect(LEG_ID, 8000)
         async with peer_of(server) as peer:
             peer.write(uuid_frame(LEG_ID) + b"\x10\x00")  # and half a header
             await leg.connected()
-            if reset:  # what the kernel makes of a close with sound unread
-                option = struct.pack("ii", 1, 0)
-                peer.writer.get_extra_info("socket").setsockopt(1, 13, option)  # SOL_SOCKET, SO_LINGER
+            if hard:
+                reset(peer.writer.get_extra_info("socket"))
                 peer.writer.transport.abort()
             else:
                 peer.writer.close()
@@ -217,6 +230,94 @@ async def test_only_whole_frames_are_written_and_the_rest_is_dropped_when_nobody
             peer.reader._transport.resume_reading()  # type: ignore[attr-defined]
             for _ in range(leg.counters.sent):
                 assert await peer.frame() == (0x18, frame)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_however_it_is_cut_all_sound_and_all_keys_are_heard(seed: int) -> None:
+    dice = random.Random(seed)
+    said, sounds, keys = b"", [], []
+    for number in range(60):
+        if dice.random() < 0.2:
+            keys.append(dice.choice("0123456789*#ABCD"))
+            said += b"\x03\x00\x01" + keys[-1].encode()
+        else:
+            size = dice.choice([320, 320, 320, 320, 2, 640, 16000])
+            sounds.append(number.to_bytes(2, "big") * (size // 2))
+            said += struct.pack(">BH", 0x10, size) + sounds[-1]
+    pressed: list[str] = []
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000)
+        leg.on_digit(pressed.append)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID))
+            await leg.connected()
+            while said:
+                cut = dice.choice([1, 3, 4, 200, 323, 323, 323, 646, 20000])
+                peer.write(said[:cut])
+                said = said[cut:]
+                await asyncio.sleep(0)
+            assert [await leg.receive() for _ in sounds] == sounds
+            peer.writer.close()
+            await leg.wait_closed()
+            assert pressed == keys
+            assert leg.counters.received == len(sounds)
+
+
+async def test_a_connection_that_breaks_while_we_write_is_the_end_of_its_leg_alone() -> None:
+    async with AudioServer() as server:
+        leg, other = server.expect(LEG_ID, 8000), server.expect(uuid4(), 8000)
+        with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as broken:
+            broken.sendall(uuid_frame(LEG_ID))
+            await leg.connected()
+            reset(broken)
+        await leg.send(bytes(320))
+        leg.tick(1)  # before the loop could see the end
+        assert leg.why == "eof"
+        assert leg.counters.dropped == 1
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(other.leg_id))
+            await other.send(b"ab" * 160)
+            assert await peer.frame() == (0x10, b"ab" * 160)
+
+
+async def test_a_leg_that_is_over_writes_into_no_other_file() -> None:
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID))
+            await leg.connected()
+        await leg.wait_closed()
+        await leg.close()
+        pairs = [socket.socketpair() for _ in range(8)]  # one of them has the number that was the leg's
+        for _ in range(server_module.QUIET + 1):
+            leg.tick(1)
+        for one, two in pairs:
+            for end in (one, two):
+                end.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    end.recv(1)
+        for one, two in pairs:
+            one.close()
+            two.close()
+
+
+async def test_what_goes_wrong_with_one_leg_leaves_the_others_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with AudioServer() as server:
+        bad, good = server.expect(LEG_ID, 8000), server.expect(uuid4(), 8000)
+        async with peer_of(server) as first, peer_of(server) as second:
+            first.write(uuid_frame(LEG_ID))
+            second.write(uuid_frame(good.leg_id))
+            await bad.connected()
+            await good.connected()
+
+            def fault(_pcm: bytes) -> None:
+                raise MemoryError("no room for this sound")
+
+            monkeypatch.setattr(bad, "_heard", fault)
+            first.write(b"\x10\x01\x40" + bytes(320))
+            second.write(b"\x10\x01\x40" + bytes(320))
+            assert await good.receive() == bytes(320)
+            assert await bad.wait_closed() == "error: no room for this sound"
 
 
 async def test_a_leg_with_nothing_to_say_sends_silence_from_the_first_moment() -> None:
