@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -47,15 +48,39 @@ class Listener:
                     await leg.send(pcm)
 
 
-def asterisk_cpu(lab: Lab) -> float:
+async def costs(lab: Lab, seconds: int, gaps: Sequence[list[float]]) -> dict[str, float]:
+    """What the next ``seconds`` cost, in % of a core, and of the frames that come meanwhile.
+
+    ``gaps`` has a list a leg that grows: how long after the one before each frame came, in seconds.
+    """
+    begins = [len(each) for each in gaps]
+    before, asterisk, wall = resource.getrusage(resource.RUSAGE_SELF), _cpu_of(lab), time.monotonic()
+    await asyncio.sleep(seconds)
+    after, asterisk, wall = (
+        resource.getrusage(resource.RUSAGE_SELF),
+        _cpu_of(lab) - asterisk,
+        time.monotonic() - wall,
+    )
+    came = sorted(gap for each, begin in zip(gaps, begins, strict=True) for gap in each[begin:])
+    expected = len(gaps) * wall * 50
+    user, kernel = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    return {
+        "expected": round(expected),
+        "received": len(came),
+        "on_time": min(sum(gap <= ON_TIME for gap in came) / expected, 1.0) * 100,
+        "gap_p50": came[len(came) // 2] * 1000,
+        "gap_p99": came[len(came) * 99 // 100] * 1000,
+        "gap_max": came[-1] * 1000,
+        "cpu": (user + kernel) / wall * 100,
+        "kernel": kernel / wall * 100,
+        "asterisk": asterisk / wall * 100,
+    }
+
+
+def _cpu_of(lab: Lab) -> float:
     stat = Path(f"/proc/{lab.pid}/stat").read_text()
     utime, stime = stat.rpartition(")")[2].split()[11:13]
     return (int(utime) + int(stime)) * TICK
-
-
-def own_cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 async def connect(server: AudioServer, calls: Calls, rate: int) -> tuple[AudioSocketLeg, str]:
@@ -84,30 +109,15 @@ async def measure(lab: Lab, count: int, seconds: int, rate: int) -> dict[str, fl
         sending = [asyncio.create_task(speaker.send(sound)) for speaker in speakers]
         for listener in listeners:
             await listener.settled.wait()
-        begins = [len(listener.gaps) for listener in listeners]
-        wall, cpu, asterisk = time.monotonic(), own_cpu(), asterisk_cpu(lab)
-        await asyncio.sleep(seconds)
-        wall, cpu, asterisk = time.monotonic() - wall, own_cpu() - cpu, asterisk_cpu(lab) - asterisk
-        gaps = sorted(
-            gap for listener, begin in zip(listeners, begins, strict=True) for gap in listener.gaps[begin:]
-        )
+        found = await costs(lab, seconds, [listener.gaps for listener in listeners])
         for task in sending:
             task.cancel()
-        expected = len(listeners) * wall * 50
         counters = [listener.leg.counters for listener in listeners]
         await server.close()
         await asyncio.gather(*tasks)
-        return {
-            "expected": round(expected),
-            "received": len(gaps),
-            "on_time": min(sum(gap <= ON_TIME for gap in gaps) / expected, 1.0) * 100,
+        return found | {
             "late": sum(each.late for each in counters),
             "dropped": sum(each.dropped + each.unread for each in counters),
-            "gap_p50": gaps[len(gaps) // 2] * 1000,
-            "gap_p99": gaps[len(gaps) * 99 // 100] * 1000,
-            "gap_max": gaps[-1] * 1000,
-            "cpu": cpu / wall * 100,
-            "asterisk": asterisk / wall * 100,
         }
 
 
