@@ -24,7 +24,7 @@ from tests.live.conftest import LabFactory, NodeDocument
 from tests.live.pbx import ACME, Far, Pbx, nothing, pushed, serving, until
 from tests.live.proxy import proxy
 from voxtractl import VoxtraApp
-from voxtractl.ari.release import Release
+from voxtractl.ari.release import Feature, Release
 from voxtractl.errors import (
     AppReplaced,
     AriAuthFailed,
@@ -88,6 +88,22 @@ async def test_a_cut_connection_leaves_the_call_up_and_its_verbs_at_work(pbx: Pb
         far.goes("far-dtmf", "7")
         assert await in_time(seen.result) == "7"
         assert (await seen.ended()).ended_by == EndedBy.HANDLER
+
+
+async def test_an_asterisk_that_cannot_tell_its_version_is_asked_again(pbx: Pbx) -> None:
+    async with proxy(pbx.lab.http_port) as between, serving(pbx, nothing, ari_url=between.url) as (app, _):
+        hub = app._hubs[0]
+        far_future = Feature("what no release has", {20: 999, 22: 999})
+        between.freeze()
+        between.cut()
+        asked = asyncio.create_task(hub.has(far_future))
+        while not asked.done():  # whatever connection it tries
+            between.cut()
+            await asyncio.sleep(0.05)
+        assert asked.result() is True  # what needs it will be refused by Asterisk itself, with its reason
+        between.thaw()
+        await until(lambda: hub.connected)
+        assert await hub.has(far_future) is False
 
 
 async def test_a_call_that_ended_while_we_were_away_ends_here_once(pbx: Pbx) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -614,6 +615,20 @@ async def test_what_needs_a_restart_is_told_once(pbx: Pbx) -> None:
         assert run.log.count("restart to serve them") == 1
         run.process.terminate()
         await run.ends()
+
+
+async def test_it_has_as_many_open_files_as_the_system_gives(pbx: Pbx) -> None:
+    write(pbx, document(acme="acme.py:app"), acme=SAYS_BYE)
+    files = resource.RLIMIT_NOFILE
+    soft, hard = resource.getrlimit(files)
+    resource.setrlimit(files, (min(hard, 256), hard))
+    try:
+        async with running(pbx) as run:
+            assert resource.prlimit(run.process.pid, files) == (hard, hard)
+            run.process.terminate()
+            await run.ends()
+    finally:
+        resource.setrlimit(files, (soft, hard))
 
 
 async def test_events_go_on_in_a_new_file_after_the_old_one_was_moved_away(pbx: Pbx) -> None:

@@ -8,7 +8,7 @@ file of --events anew.
 
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -50,6 +50,7 @@ def run(
     from voxtractl.runtime.supervisor import Supervisor
 
     settings = context.settings()
+    _raise_open_files()
     with ExitStack() as stack:
         lines = _lines(events, stack) if events else None
         sinks: list[Sink] = [lines] if lines else []
@@ -75,6 +76,15 @@ def run(
         wait(_serve(supervisor, counters, monitor, drain, lines))
         if events != "-":
             show.emit({"calls": calls[0]}, f"{calls[0]} calls served")
+
+
+def _raise_open_files() -> None:
+    """Take all that the system grants: a shell gives 1024, and 256 tenants with 300 legs need more."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS grants less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _count(event: Mapping[str, Any], calls: list[int]) -> None:
