@@ -332,7 +332,7 @@ class _Connection(asyncio.BufferedProtocol):
     """One TCP connection: nameless, then a leg's, then over.
 
     Of a leg's connection asyncio reads nothing any more, and writes only the rest of half a frame and the
-    goodbye: its way through selector key, handle and transport was a third of all that a frame cost.
+    goodbye: its way through selector key, handle and transport was a third of our own time for a frame.
     """
 
     def __init__(self, server: AudioServer) -> None:
@@ -377,6 +377,8 @@ class _Connection(asyncio.BufferedProtocol):
             if self._leg is None and frames:
                 self._name(frames[0].payload)
             if self._leg is not None:
+                waiting = self._decoder.waiting
+                self._want = self._whole - waiting if waiting < self._whole else READ_MAX
                 self._leg._take(frames)
             if self._decoder.error is not None:
                 raise self._decoder.error
@@ -391,7 +393,7 @@ class _Connection(asyncio.BufferedProtocol):
             self._transport.abort()
             return
         self._fd = self._transport.get_extra_info("socket").fileno()
-        self._want = self._whole = len(self._leg._header) + frame_bytes(self._leg._wire_rate)
+        self._whole = len(self._leg._header) + frame_bytes(self._leg._wire_rate)
         if self._server._sockets is not None:
             self._transport.pause_reading()
             self._server._sockets.add(self._fd, self)
@@ -429,12 +431,10 @@ class _Connection(asyncio.BufferedProtocol):
             return
         if not data:
             self.lost(None)
-        elif len(data) == self._whole and data.startswith(leg._header) and leg._plain:
+        elif len(data) == self._want == self._whole and data.startswith(leg._header) and leg._plain:
             leg._heard(data[3:])  # all but always: a whole frame of sound
         else:
             self._feed(data)
-            waiting = self._decoder.waiting
-            self._want = self._whole - waiting if waiting < self._whole else READ_MAX
 
     def write(self, data: bytes) -> bool:
         """Send a whole frame or nothing of it.

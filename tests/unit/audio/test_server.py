@@ -263,6 +263,25 @@ async def test_however_it_is_cut_all_sound_and_all_keys_are_heard(seed: int) -> 
             assert leg.counters.received == len(sounds)
 
 
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_sound_that_looks_like_a_frame_within_a_frame_is_sound(count: int, at_once: bool) -> None:
+    inner = b"\x10\x01\x40" + bytes(320)
+    head = struct.pack(">BH", 0x10, count * len(inner))
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID) + (head if at_once else b""))
+            await leg.connected()
+            if not at_once:
+                peer.write(head)
+            for _ in range(count):
+                await asyncio.sleep(0.01)  # until it was read
+                peer.write(inner)
+            peer.write(inner)
+            assert [await leg.receive(), await leg.receive()] == [inner * count, bytes(320)]
+
+
 async def test_a_connection_that_breaks_while_we_write_is_the_end_of_its_leg_alone() -> None:
     async with AudioServer() as server:
         leg, other = server.expect(LEG_ID, 8000), server.expect(uuid4(), 8000)
