@@ -343,11 +343,23 @@ async def test_a_playback_from_its_start_to_its_end(desk: Desk) -> None:
     found = Playback.of(await desk.ask(requests.playback(playback), 200))
     assert (found.id, found.target, found.language) == (playback, f"channel:{id}", "en")
     await desk.event("PlaybackStarted", playback=playback)
-    for operation in ("pause", "unpause", "restart"):
+    async with asyncio.timeout(20):  # announced is not begun: until then it is refused
+        while (await desk.ari.ask(requests.control_playback(playback, "pause"))).status == 500:
+            pass
+    for operation in ("unpause", "restart"):
         await desk.ask(requests.control_playback(playback, operation))
     await desk.ask(requests.stop_playback(playback))
     await desk.event("PlaybackFinished", playback=playback)
     await desk.ask(requests.playback(playback), 404)
+
+
+@pytest.mark.parametrize("media", ["digits:123456789", "number:12345", "characters:abcdef"])
+async def test_what_asterisk_speaks_itself_cannot_be_stopped(desk: Desk, media: str) -> None:
+    id, playback = (await desk.call()).id, an_id()
+    await desk.ask(requests.play(id, playback, media), 201)
+    await desk.event("PlaybackStarted", playback=playback)
+    answer = await desk.ari.ask(requests.stop_playback(playback))
+    assert (answer.status, answer.message) == (500, "Could not stop playback")
 
 
 async def test_a_recording_is_kept_or_thrown_away(desk: Desk) -> None:

@@ -8,12 +8,15 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from tests.live.conftest import LabFactory
+from tests.live.pbx import until
 from tests.live.proxy import proxy
 from voxtractl.ari import requests
 from voxtractl.ari.backoff import Backoff
@@ -242,6 +245,12 @@ async def test_a_quiet_asterisk_is_not_taken_for_dead(lab: Lab, monkeypatch: pyt
         assert between.connections == 1
 
 
+def stands_still(pid: int) -> bool:
+    """Whether SIGSTOP has reached every thread: one on another core runs on for a moment, and answers."""
+    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+
 async def test_a_frozen_asterisk_is_noticed_and_found_again(own_lab: LabFactory) -> None:
     lab = own_lab()
     assert lab.pid is not None
@@ -249,6 +258,7 @@ async def test_a_frozen_asterisk_is_noticed_and_found_again(own_lab: LabFactory)
     async with streaming(lab, app) as (stream, watch):
         os.kill(lab.pid, signal.SIGSTOP)
         try:
+            await until(partial(stands_still, lab.pid))
             asked = asyncio.create_task(stream.ask(requests.ping(), timeout=3600))
             await watch.went_down()
             with pytest.raises(AriUnreachable, match="unknown"):

@@ -174,6 +174,22 @@ async def test_stop_ends_a_sound_that_is_waited_for(pbx: Pbx) -> None:
         assert await asyncio.wait_for(seen.result, 5) == "stopped"
 
 
+async def test_a_stop_of_what_asterisk_speaks_itself_is_told_and_harms_nobody(
+    pbx: Pbx, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(call: CallSession) -> list[str]:
+        await call.answer()
+        speaking = asyncio.ensure_future(call.play("digits:12"))
+        await asyncio.sleep(0.2)
+        await call.stop()
+        return [(await speaking).status, (await call.play_file("beep")).status]
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 10) == ["stopped", "done"]
+    assert "Asterisk does not stop digits:12: Could not stop playback" in caplog.text
+
+
 async def test_a_tone_plays_until_it_is_stopped(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> list[str]:
         await call.play_tone("ring")

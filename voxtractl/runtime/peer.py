@@ -200,7 +200,8 @@ class CallSession(session.CallSession):
 
     async def stop_playback(self, playback_id: str) -> None:
         """Stop a sound that was begun over ``app.ari``; ``stop()`` stops all of the call."""
-        await self._command(requests.stop_playback(playback_id), "stop_playback", missing=True)
+        self._check("stop_playback")
+        await self._end_sound(playback_id, [f"playback {playback_id}"])
 
     async def transfer_to(self, extension: str) -> Ended:  # type: ignore[override]
         """To a phone of this Asterisk (``1000`` is PJSIP/1000), an endpoint, or a number with a plus."""
@@ -290,7 +291,9 @@ class _Verbs(client.ARIClient):
         return Playback.of(await self.request(request))
 
     async def stop_playback(self, playback_id: str) -> None:
-        await self.request(requests.stop_playback(playback_id))
+        answer = await client.stop_playback(self.ask, playback_id)
+        if answer.status >= 300:
+            raise self.refused(requests.stop_playback(playback_id), answer)
 
     async def create_bridge(self, bridge_type: str = "mixing", name: str = "") -> Bridge:
         return Bridge.of(await self.request(requests.create_bridge(uuid4().hex, bridge_type, name)))

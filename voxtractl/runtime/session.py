@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from voxtractl import naming
 from voxtractl.ari import requests
+from voxtractl.ari.client import stop_playback
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import (
     BadRequest,
@@ -50,7 +51,8 @@ T = TypeVar("T")
 
 SOUND_MAX: Final = 3600.0  # seconds: Asterisk tells no end of some playbacks (facts G6); a handler goes on
 END_TIMEOUT: Final = 10.0  # seconds Asterisk gets to end a call before hangup() returns all the same
-SCHEMES: Final = frozenset({"sound", "recording", "number", "digits", "characters", "tone"})
+SPOKEN: Final = frozenset({"number", "digits", "characters"})  # by Asterisk itself; it cannot stop them
+SCHEMES: Final = SPOKEN | {"sound", "recording", "tone"}
 QUEUE_EVENT: Final = "VoxtraQueue"  # templates/extensions: what tells how a queue was left
 
 
@@ -159,8 +161,7 @@ class CallSession:
         self.untouched = True  # no command was given to the channel yet
         self._doing: CallState | None = None  # more than ringing or answered
         self._waits: dict[str, tuple[asyncio.Future[Any], str]] = {}
-        self._playing: list[str] = []
-        self._tones: set[str] = set()  # those of the playing that end only when they are stopped
+        self._playing: dict[str, list[str]] = {}  # the media of each playback
         self._digits = TypeAhead()
         self._collecting: tuple[Collector, asyncio.Future[Collected]] | None = None
         self._hooks: list[Callback] = []
@@ -318,9 +319,7 @@ class CallSession:
             raise UsageFault(f"{op} needs something to play")
         playback = uuid4().hex
         done = self._expect(playback, op)
-        self._playing.append(playback)
-        if any(uri.startswith("tone:") for uri in media):
-            self._tones.add(playback)
+        self._playing[playback] = media
         target = self._bridge if self._bridge is not None else self.id
         build = requests.play_bridge if self._bridge is not None else requests.play
         try:
@@ -339,9 +338,10 @@ class CallSession:
                 status = await done
         except TimeoutError:
             status = "stopped"
-            await self._command(requests.stop_playback(playback), op, missing=True)
+            self._check(op)
+            await self._end_sound(playback, media)
         except asyncio.CancelledError:
-            self._background(self._hub.ask(requests.stop_playback(playback)))
+            self._background(self._end_sound(playback, media))
             raise
         finally:
             self._forget(playback)
@@ -355,20 +355,35 @@ class CallSession:
         return now
 
     async def stop(self) -> None:
-        """Stop every sound of this call; who waits for one gets ``stopped``."""
-        for playback in list(self._playing):
+        """Stop every sound of this call; who waits for one gets ``stopped``.
+
+        What Asterisk speaks itself (``digits:``, ``number:``, ``characters:``) it cannot stop: that is heard
+        to its end, and the log says so.
+        """
+        for playback, media in list(self._playing.items()):
             waiting = self._waits.get(playback)
             if waiting is not None and not waiting[0].done():
                 waiting[0].set_result("stopped")
-            await self._command(requests.stop_playback(playback), "stop", missing=True)
+            self._check("stop")
+            await self._end_sound(playback, media)
         if self._leg is not None:
             self._leg.clear()
 
     async def _hush(self) -> None:
         """Stop tones: Asterisk answers and bridges a channel only when its sounds have ended (measured), and
         a tone never does."""
-        for playback in list(self._tones):
-            await self._hub.ask(requests.stop_playback(playback))
+        for playback, media in list(self._playing.items()):
+            if any(uri.startswith("tone:") for uri in media):
+                await self._end_sound(playback, media)
+
+    async def _end_sound(self, playback: str, media: list[str]) -> None:
+        """Have Asterisk end a sound; nothing happens when it is over. What it cannot stop goes to the log."""
+        if all(uri.partition(":")[0] in SPOKEN for uri in media):
+            answer = await self._hub.ask(requests.stop_playback(playback))
+        else:
+            answer = await stop_playback(self._hub.ask, playback)
+        if answer.status >= 300 and answer.status != 404 and not self._is_gone:
+            log.warning("call %s: Asterisk does not stop %s: %s", self.id, ", ".join(media), answer.message)
 
     # --- digits -----------------------------------------------------------------------------------------
 
@@ -988,10 +1003,8 @@ class CallSession:
             waiting[0].set_result(value)
 
     def _forget(self, playback: str) -> None:
-        self._tones.discard(playback)
         self._waits.pop(playback, None)
-        if playback in self._playing:
-            self._playing.remove(playback)
+        self._playing.pop(playback, None)
 
     async def _command(self, request: Request, op: str, *, missing: bool = False) -> Answer:
         """Asterisk's answer to a command. Raises CallEnded when the channel is gone, AriError otherwise."""

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from voxtractl.ari import requests
-from voxtractl.ari.client import CONNECTIONS, ARIClient
+from voxtractl.ari.client import CONNECTIONS, STOP_AGAIN, ARIClient, stop_playback
+from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriError, AriUnreachable
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -110,6 +111,32 @@ async def test_the_first_error_ends_all_questions_and_is_raised_as_itself() -> N
     async with ARIClient("http://127.0.0.1:9", "a", "b") as ari:
         with pytest.raises(AriUnreachable):
             await ari.ask_all([requests.info()] * 50)
+
+
+NOT_YET = Answer(500, {"message": "Could not stop playback"})  # captured from Asterisk 22.10.1
+
+
+@pytest.mark.parametrize(
+    ("answers", "told", "times"),
+    [
+        ([Answer(204)], 204, 1),
+        ([NOT_YET, NOT_YET, Answer(204)], 204, 3),
+        ([NOT_YET, Answer(404, {"message": "Playback not found"})], 404, 2),
+        ([NOT_YET], 500, len(STOP_AGAIN) + 1),
+    ],
+)
+async def test_a_sound_that_is_about_to_begin_is_asked_to_stop_again(
+    monkeypatch: pytest.MonkeyPatch, answers: list[Answer], told: int, times: int
+) -> None:
+    monkeypatch.setattr("voxtractl.ari.client.STOP_AGAIN", (0.0,) * len(STOP_AGAIN))
+    asked: list[Request] = []
+
+    async def ask(request: Request) -> Answer:
+        asked.append(request)
+        return answers[min(len(asked), len(answers)) - 1]
+
+    assert (await stop_playback(ask, "p1")).status == told
+    assert asked == [requests.stop_playback("p1")] * times
 
 
 @pytest.fixture
