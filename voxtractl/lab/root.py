@@ -7,6 +7,7 @@ as Asterisk does later, and the kernel takes the mounts away with the last proce
 
 import contextlib
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from voxtractl.errors import LabError
-from voxtractl.lab.disk import claim, is_claimed, mark, remove_tree
+from voxtractl.lab.disk import claim, is_claimed, mark, remove_tree, write
 from voxtractl.lab.ways import Report, silent
 
 __all__ = ["LABS", "account", "build", "enter"]
@@ -55,6 +56,7 @@ def build(root: Path, report: Report) -> None:
                 f"{root} exists and was not made by a lab",
                 hint="set VOXTRACTL_LAB_HOME to a folder for labs only",
             )
+        _name_machine(root)
         return
     missing = [program for program in _PROGRAMS if shutil.which(program) is None]
     if missing:
@@ -72,6 +74,7 @@ def build(root: Path, report: Report) -> None:
         # Asterisk's user must pass, whatever our umask is.
         (tree / LABS).chmod(0o711)
         tree.chmod(0o755)
+        _name_machine(tree)
         mark(tree)
         tree.rename(root)
     finally:
@@ -94,6 +97,14 @@ def account(root: Path) -> tuple[int, int]:
         where=str(root),
         hint="build it anew: voxtractl lab down --purge --all",
     )
+
+
+def _name_machine(root: Path) -> None:
+    """Let the machine's name be found in a file: Asterisk looks it up for each SIP call whose RTP is bound to
+    no address (``ast_find_ourip``), and a name server that does not answer held up a call for 5 s."""
+    path, text = root / "etc/hosts", f"127.0.0.1 localhost {platform.node()}\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write(path, text, mode=0o644)
 
 
 def _install(packages: Sequence[str]) -> None:

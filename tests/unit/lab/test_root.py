@@ -1,5 +1,6 @@
 """Building the root, with programs of our own in the place of mmdebstrap and apt-get."""
 
+import platform
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from voxtractl.lab.root import account, build
 BUILDS = """#!/bin/sh
 for target; do :; done
 echo "I: success in 1 second" >&2
-mkdir -p "$target/usr/sbin" "$target/var"
+mkdir -p "$target/usr/sbin" "$target/var" "$target/etc"
 : > "$target/usr/sbin/asterisk"
 echo "$@" > "$target/words"
 """
@@ -56,6 +57,8 @@ def test_a_root_appears_whole_and_progress_is_passed_on(programs: Path, tmp_path
     build(root, said.append)
     assert (root / "usr/sbin/asterisk").exists()
     assert (root / "var/lab").stat().st_mode & 0o777 == 0o711
+    assert (root / "etc/hosts").read_text() == f"127.0.0.1 localhost {platform.node()}\n"
+    assert (root / "etc/hosts").stat().st_mode & 0o777 == 0o644
     assert [path.name for path in root.parent.iterdir()] == ["root"]
     assert said[0].startswith(f"building Debian sid with Asterisk in {root}")
     assert said[1:] == ["success in 1 second"]
@@ -71,11 +74,16 @@ def test_the_words_for_mmdebstrap_are_those_that_were_measured(programs: Path, t
     )
 
 
-def test_a_root_that_is_there_is_not_built_again(programs: Path, tmp_path: Path) -> None:
+def test_a_root_that_is_there_is_not_built_again_but_knows_the_machine_by_its_name_today(
+    programs: Path, tmp_path: Path
+) -> None:
     claim(tmp_path / "root")
+    (tmp_path / "root" / "etc").mkdir()
+    (tmp_path / "root" / "etc/hosts").write_text("127.0.0.1 localhost yesterday\n")
     said: list[str] = []
     build(tmp_path / "root", said.append)
     assert said == []
+    assert (tmp_path / "root" / "etc/hosts").read_text() == f"127.0.0.1 localhost {platform.node()}\n"
 
 
 def test_a_folder_named_root_that_no_lab_made_is_left_alone(programs: Path, tmp_path: Path) -> None:
@@ -101,6 +109,7 @@ def test_a_failed_build_leaves_nothing_and_tells_what_was_said(programs: Path, t
 
 def test_what_a_killed_builder_left_is_removed(programs: Path, tmp_path: Path) -> None:
     claim(tmp_path / "root")
+    (tmp_path / "root" / "etc").mkdir()
     claim(tmp_path / "root.partial-1")
     (tmp_path / "root.partial-1" / "tree").mkdir()
     build(tmp_path / "root", lambda _line: None)

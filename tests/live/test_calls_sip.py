@@ -1,0 +1,293 @@
+"""What the documentation promises of calls, over a real trunk: SIP and RTP on the wire, a carrier at the
+other end, the tenant's own dialplan and trunk as they were pushed."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import NodeDocument
+from tests.live.exchange import Dialog, Exchange, Fate, exchange
+from tests.live.pbx import ACME, TENANTS, Pbx, nothing, serving, until
+from tests.tools.sound import loudness, pitch, tone
+from tests.tools.spoken import UNDERSTOOD
+from voxtractl import naming
+from voxtractl.audio.g711 import pcm_to_ulaw
+from voxtractl.errors import CallEnded, OriginateFailed
+from voxtractl.lab import Lab
+from voxtractl.runtime.session import CallSession
+from voxtractl.runtime.speech import PiperSpeech, PocketsphinxRecognizer
+
+TRUNK = naming.trunk_endpoint("acme")
+OURS = "+265888000001"
+
+
+def fate(number: str) -> Fate:
+    """By the number: +265 7 STATUS …; 000 only rings, and who ends in 99999 hangs up soon."""
+    return Fate(int(number[5:8]), talks=0.3 if number.endswith("99999") else None)
+
+
+def number(status: int, last: int = 0) -> str:
+    return f"+2657{status:03d}{last:05d}"
+
+
+@pytest.fixture
+async def line(lab: Lab, node_document: NodeDocument) -> AsyncIterator[tuple[Pbx, Exchange]]:
+    """The lab with acme's trunk leading to an exchange."""
+    async with exchange("127.0.0.9", lab.sip_port, fate) as there:
+        tenants = TENANTS.replace('host = "127.0.0.9"', f'host = "127.0.0.9"\nport = {there.port}')
+        pbx = Pbx(lab, await asyncio.to_thread(node_document, tenants))
+        pbx.write_far_contexts()
+        await asyncio.to_thread(pbx.voxtractl, "dialplan", "push", "--yes")
+        yield pbx, there
+        for row in pbx.channels():
+            pbx.ari("DELETE", f"channels/{row['id']}")
+        await pbx.empty()
+
+
+async def over(dialog: Dialog) -> None:
+    await asyncio.wait_for(dialog.over.wait(), 15)
+
+
+# --- calls out --------------------------------------------------------------------------------------------
+
+
+async def test_a_call_out_is_answered_says_a_sentence_and_is_hung_up(line: tuple[Pbx, Exchange]) -> None:
+    pbx, there = line
+    voice, ear = PiperSpeech(variation=0.0), PocketsphinxRecognizer()
+    async with serving(pbx, nothing, tts=voice) as (app, seen):
+        call = await app.originate(endpoint=f"PJSIP/{number(200)}@{TRUNK}", caller_id=OURS, timeout=10)
+        (dialog,) = there.dialogs.values()
+        assert (dialog.number, dialog.caller) == (number(200), OURS)
+        await call.answer()  # it is
+        await call.say(UNDERSTOOD[1])
+        await call.hangup()
+        await over(dialog)
+        assert dialog.got[-2:] == ["ACK", "BYE"]
+        ended = await call.wait_ended()
+        assert (ended.disposition, ended.ended_by, ended.cause) == ("answered", "handler", 16)
+        assert seen.names() == ["call_started", "call_answered", "call_ended"]
+    try:
+        heard = (await ear.transcribe(dialog.heard, 8000)).lower()
+    finally:
+        await ear.close()
+    assert {"morning", "name"} <= set(heard.replace(",", "").split()), heard
+
+
+@pytest.mark.parametrize(
+    ("status", "disposition"),
+    [
+        (486, "busy"),
+        (600, "busy"),
+        (603, "rejected"),
+        (403, "rejected"),
+        (404, "failed"),
+        (480, "no_answer"),
+        (500, "failed"),
+        (503, "congestion"),
+    ],
+)
+async def test_a_call_that_is_refused_says_why_with_the_carriers_own_code(
+    line: tuple[Pbx, Exchange], status: int, disposition: str
+) -> None:
+    pbx, there = line
+    async with serving(pbx, nothing) as (app, seen):
+        with pytest.raises(OriginateFailed) as caught:
+            await app.originate(f"PJSIP/{number(status)}@{TRUNK}", timeout=10)
+        assert (caught.value.disposition, caught.value.tech_cause) == (disposition, status)
+        assert there.dialled() == [number(status)]
+        await until(lambda: "call_ended" in seen.names())
+
+
+async def test_a_call_nobody_answers_is_cancelled_on_the_wire(line: tuple[Pbx, Exchange]) -> None:
+    pbx, there = line
+    async with serving(pbx, nothing) as (app, _):
+        with pytest.raises(OriginateFailed) as caught:
+            await app.originate(f"PJSIP/{number(0)}@{TRUNK}", timeout=1)
+        assert caught.value.disposition == "no_answer"
+        (dialog,) = there.dialogs.values()
+        await over(dialog)
+        assert "CANCEL" in dialog.got
+
+
+async def test_a_batch_keeps_to_its_concurrency_and_dials_every_number_once(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    pbx, there = line
+    numbers = [number(status, last) for last in range(10) for status in (200, 200, 486, 503)]
+    numbers += [number(0, last) for last in range(5)]
+    failed: Counter[str] = Counter()
+    async with serving(pbx, nothing) as (app, seen):
+        at_once = asyncio.Semaphore(10)
+
+        async def dial(to: str) -> None:
+            async with at_once:
+                try:
+                    call = await app.originate(endpoint=f"PJSIP/{to}@{TRUNK}", caller_id=OURS, timeout=4)
+                    await call.answer()
+                    await call.play_file("beep")
+                    await call.hangup()
+                except OriginateFailed as error:
+                    failed[error.disposition] += 1
+
+        assert len(set(numbers)) == 35
+        await asyncio.gather(*(dial(to) for to in dict.fromkeys(numbers)))
+        assert there.most == 10
+        assert Counter(there.dialled()) == Counter(set(numbers))
+        assert failed == {"busy": 10, "congestion": 10, "no_answer": 5}
+        await until(lambda: len(seen.ends()) == 35)
+        assert all(dialog.over.is_set() for dialog in there.dialogs.values())
+
+
+async def test_a_call_into_the_dialplan_is_dialled_and_carries_its_variables(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    pbx, there = line
+    async with serving(pbx, nothing) as (app, _):
+        await app.ari.originate(
+            endpoint=f"PJSIP/{number(200)}@{TRUNK}",
+            app=None,
+            context="far-variables",
+            extension="s",
+            caller_id=OURS,
+            variables={"MY_CALL_ID": "abc-123", "MY_RECORD": 1},
+        )
+        await until(lambda: "abc-123/1" in pbx.ari("GET", "asterisk/variable", variable="SEEN")[1])
+        (dialog,) = there.dialogs.values()
+        dialog.hang_up()
+        await pbx.empty()
+
+
+# --- calls in ---------------------------------------------------------------------------------------------
+
+
+async def test_a_caller_hears_the_prompt_presses_a_key_and_reaches_the_queue(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    pbx, there = line
+
+    async def handler(call: CallSession) -> tuple[str, str, str]:
+        await call.answer()
+        await call.play_file("hello-world")
+        digit = await call.listen_dtmf(timeout=10)
+        if digit == "1":
+            await call.transfer_to_queue("acme-support")
+        else:
+            await call.hangup()
+        return str(digit), call.called_number, call.caller_number
+
+    async with serving(pbx, handler) as (_, seen):
+        dialog = await there.call(ACME)
+        await asyncio.wait_for(dialog.answered.wait(), 10)
+        assert dialog.status == 200
+        await until(lambda: loudness(dialog.heard) > 100)
+        dialog.press("1")  # while it plays: it answers the question that follows
+        assert await asyncio.wait_for(seen.result, 15) == ("1", ACME, "+265700000001")
+        await over(dialog)  # the agent hangs up after a second
+        ended = await seen.ended()
+        assert ended.disposition == "answered"
+        assert seen.ends()[0]["queue_status"] == "ANSWERED"
+
+
+def heard_pitch(pcm: bytes, rate: int) -> float:
+    """Hertz of the loud part without its first and last 20 ms: resamplers ring around a tone."""
+    size = rate // 50 * 2
+    parts = [pcm[at : at + size] for at in range(0, len(pcm), size)]
+    return pitch(b"".join([part for part in parts if loudness(part) > 1000][1:-1]), rate)
+
+
+async def test_sound_goes_both_ways_between_the_caller_and_the_handler(line: tuple[Pbx, Exchange]) -> None:
+    pbx, there = line
+
+    async def handler(call: CallSession) -> float:
+        await call.answer()
+        leg = await call.audio_stream(16000)
+        sending = asyncio.create_task(leg.send(tone(700, 1.0, 16000)))
+        heard = b""
+        async for pcm in leg:
+            heard += pcm if heard or loudness(pcm) > 1000 else b""
+            if len(heard) >= 16000:  # 0.5 s
+                break
+        await sending
+        await leg.drained()
+        await call.hangup()
+        return heard_pitch(heard, 16000)
+
+    async with serving(pbx, handler) as (_, seen):
+        dialog = await there.call(ACME)
+        assert dialog.voice is not None
+        dialog.voice.says = pcm_to_ulaw(tone(400, 1.0, 8000))
+        assert await asyncio.wait_for(seen.result, 15) == pytest.approx(400, abs=10)
+        await over(dialog)
+        assert heard_pitch(dialog.heard, 8000) == pytest.approx(700, abs=10)
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"), [("busy", 486), ("congestion", 503), ("rejected", 403), ("unallocated", 404)]
+)
+async def test_a_refused_caller_is_told_on_the_wire(
+    line: tuple[Pbx, Exchange], reason: str, status: int
+) -> None:
+    pbx, there = line
+
+    async def handler(call: CallSession) -> None:
+        await call.hangup(reason)
+
+    async with serving(pbx, handler):
+        dialog = await there.call(ACME)
+        await over(dialog)
+        assert dialog.status == status
+
+
+# --- who ends it ------------------------------------------------------------------------------------------
+
+
+async def listens(call: CallSession) -> Any:
+    await call.answer()
+    with pytest.raises(CallEnded):
+        await call.listen_dtmf(timeout=60)
+
+
+async def rings(call: CallSession) -> Any:
+    await call.ring()
+    await call.wait_ended()
+
+
+@pytest.mark.parametrize(
+    ("handler", "disposition", "says"), [(listens, "answered", "BYE"), (rings, "cancelled", "CANCEL")]
+)
+async def test_a_caller_who_hangs_up_ends_the_call_at_once(
+    line: tuple[Pbx, Exchange], handler: Any, disposition: str, says: str
+) -> None:
+    pbx, there = line
+    async with serving(pbx, handler) as (_, seen):
+        dialog = await there.call(ACME)
+        await asyncio.wait_for(seen.call, 10)
+        if says == "BYE":
+            await asyncio.wait_for(dialog.answered.wait(), 10)
+        else:
+            await until(lambda: "180" in dialog.got)
+        dialog.hang_up()
+        ended = await seen.ended()
+        assert (ended.disposition, ended.ended_by) == (disposition, "caller")
+        await asyncio.wait_for(seen.result, 10)
+
+
+async def test_who_was_called_hangs_up(line: tuple[Pbx, Exchange]) -> None:
+    pbx, _ = line
+    async with serving(pbx, nothing) as (app, _):
+        call = await app.originate(f"PJSIP/{number(200, 99999)}@{TRUNK}", timeout=10)
+        ended = await asyncio.wait_for(call.wait_ended(), 10)
+        assert (ended.disposition, ended.ended_by, ended.cause) == ("answered", "caller", 16)
+
+
+async def test_a_carrier_that_vanishes_leaves_no_call_when_we_stop(line: tuple[Pbx, Exchange]) -> None:
+    pbx, there = line
+    async with serving(pbx, listens) as (_, seen):
+        dialog = await there.call(ACME)
+        await asyncio.wait_for(dialog.answered.wait(), 10)
+        await asyncio.wait_for(seen.call, 10)
+        await there.close()  # it answers our BYE no more
+    assert seen.ends()[0]["ended_by"] == "operator"
