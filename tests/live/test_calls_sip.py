@@ -5,6 +5,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -145,6 +146,7 @@ async def test_a_call_into_the_dialplan_is_dialled_and_carries_its_variables(
     line: tuple[Pbx, Exchange],
 ) -> None:
     pbx, there = line
+    id = uuid4().hex  # the global variable it is seen in outlives a test
     async with serving(pbx, nothing) as (app, _):
         await app.ari.originate(
             endpoint=f"PJSIP/{number(200)}@{TRUNK}",
@@ -152,9 +154,9 @@ async def test_a_call_into_the_dialplan_is_dialled_and_carries_its_variables(
             context="far-variables",
             extension="s",
             caller_id=OURS,
-            variables={"MY_CALL_ID": "abc-123", "MY_RECORD": 1},
+            variables={"MY_CALL_ID": id, "MY_RECORD": 1},
         )
-        await until(lambda: "abc-123/1" in pbx.ari("GET", "asterisk/variable", variable="SEEN")[1])
+        await until(lambda: f"{id}/1" in pbx.ari("GET", "asterisk/variable", variable="SEEN")[1])
         (dialog,) = there.dialogs.values()
         dialog.hang_up()
         await pbx.empty()
