@@ -178,9 +178,10 @@ class ARIClient:
 
     async def _exchange(self, server: http.Server, request: Request) -> Answer:
         """One request and its answer, on a connection that is free or a new one."""
+        sent = http.request_bytes(server, request)
         connection = self._kept() or await _connect(server)
         try:
-            status, body = await connection.exchange(http.request_bytes(server, request))
+            status, body = await connection.exchange(sent)
         except BaseException:
             connection.abort()  # half an answer may still come: never use it again
             raise

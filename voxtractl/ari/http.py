@@ -44,14 +44,20 @@ def _quoted(text: str) -> str:
 
 
 def request_bytes(server: Server, request: Request) -> bytes:
-    """The request as it goes over the wire; all from outside is percent-encoded or in the JSON body."""
-    query = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in request.query)
+    """The request as it goes over the wire; all from outside is percent-encoded or in the JSON body.
+
+    Raises UsageFault for what is no text.
+    """
+    try:
+        query = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in request.query)
+        body = None if request.body is None else dumps(request.body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise request.unwritable() from None
     target = f"{server.prefix}{request.path}?{query}" if query else server.prefix + request.path
     head = f"{request.method} {target} HTTP/1.1\r\n{server.headers}"
-    if request.body is None:
+    if body is None:
         length = "" if request.method in {"GET", "DELETE"} else "Content-Length: 0\r\n"
         return f"{head}{length}\r\n".encode("ascii")
-    body = dumps(request.body).encode("ascii")
     kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return f"{head}{kind}\r\n".encode("ascii") + body
 

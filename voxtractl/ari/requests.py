@@ -118,6 +118,10 @@ class Request(NamedTuple):
     body: Mapping[str, Any] | None = None
     slow: bool = False
 
+    def unwritable(self) -> UsageFault:
+        """The fault of a request that no bytes can carry."""
+        return _unwritable(f"what {self.method} {self.path} is given")
+
 
 class Answer(NamedTuple):
     """Status and JSON body (None when there is none). ``message`` is Asterisk's own word on an error.
@@ -363,7 +367,19 @@ def _id(kind: str, id: str, *rest: str) -> str:
 
 def _quoted(part: str) -> str:
     """Our own ids, and most words of a path, need no quoting."""
-    return part if part.isalnum() and part.isascii() else quote(part, safe="")
+    if part.isalnum() and part.isascii():
+        return part
+    try:
+        return quote(part, safe="")
+    except UnicodeEncodeError:
+        raise _unwritable(repr(part)) from None
+
+
+def _unwritable(what: str) -> UsageFault:
+    return UsageFault(
+        f"{what} holds half of a character (a lone surrogate), which has no UTF-8",
+        hint="such text comes from bytes that were no UTF-8: decode them with their own encoding",
+    )
 
 
 def _query(*pairs: tuple[str, str | float | bool | None]) -> tuple[tuple[str, str], ...]:

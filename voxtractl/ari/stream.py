@@ -24,11 +24,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from functools import partial
-from json import dumps, loads
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import picows
+from orjson import dumps, loads
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
 from voxtractl.ari import requests
@@ -211,16 +211,16 @@ class EventStream:
             raise self._unreachable("the event connection is down, nothing was sent", request)
         self._sent += 1
         number = str(self._sent)
-        text = _message(request, number)
-        if len(text) > MESSAGE_MAX:
+        message = _message(request, number)
+        if len(message) > MESSAGE_MAX:
             raise UsageFault(
-                f"{request.method} {request.path} has {len(text)} bytes; a websocket takes {MESSAGE_MAX}"
+                f"{request.method} {request.path} has {len(message)} bytes; a websocket takes {MESSAGE_MAX}"
             )
         loop = asyncio.get_running_loop()
         waiting = self._waiting[number] = _Waiting(request, told, body, timeout, loop.time() + timeout)
         if self._clock is None or waiting.until < self._clock.when():
             self._wind(loop)
-        self._socket.send(WSMsgType.TEXT, text)
+        self._socket.send(WSMsgType.TEXT, message)
         return number
 
     def _wind(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -347,7 +347,7 @@ class EventStream:
         if frame.msg_type != WSMsgType.TEXT:
             return
         try:
-            event = loads(frame.get_payload_as_utf8_text())
+            event = loads(frame.get_payload_as_memoryview())
             kind = event["type"]
             if kind == "RESTResponse":
                 self._answered(event)
@@ -453,8 +453,11 @@ def _target(url: str, apps: Sequence[str]) -> str:
     return target
 
 
-def _message(request: Request, number: str) -> str:
-    """A request as it goes over the websocket, in ASCII; the path without its first slash (else: 405)."""
+def _message(request: Request, number: str) -> bytes:
+    """A request as it goes over the websocket; the path without its first slash (else: 405).
+
+    Raises UsageFault for what is no text.
+    """
     message: dict[str, Any] = {
         "type": "RESTRequest",
         "request_id": number,
@@ -463,10 +466,13 @@ def _message(request: Request, number: str) -> str:
     }
     if request.query:
         message["query_strings"] = [{"name": name, "value": value} for name, value in request.query]
-    if request.body is not None:
-        message["content_type"] = "application/json"
-        message["message_body"] = dumps(request.body)
-    return dumps(message)
+    try:
+        if request.body is not None:
+            message["content_type"] = "application/json"
+            message["message_body"] = dumps(request.body).decode()
+        return dumps(message)
+    except TypeError:  # orjson's JSONEncodeError
+        raise request.unwritable() from None
 
 
 def _answer(event: Mapping[str, Any], *, body: bool) -> Answer:

@@ -180,6 +180,7 @@ def _unmarked(text: str) -> str:
         lambda: requests.record("c", "a\0b", "wav"),
         lambda: requests.get_variable("c", "A B"),
         lambda: requests.set_variable("c", "A", None),
+        lambda: requests.answer("half \ud83d"),
     ],
 )
 def test_other_nonsense_is_refused(build: Any) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from voxtractl.ari import requests
 from voxtractl.ari.backoff import Backoff
+from voxtractl.ari.client import ARIClient
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.ari.stream import MESSAGE_MAX, EventStream, State, _message
 from voxtractl.errors import AriAuthFailed, AriUnreachable, UsageFault
@@ -197,12 +198,25 @@ async def test_what_is_posted_is_told_once_answered_late_or_lost(caplog: pytest.
 def test_a_message_holds_the_whole_request(
     path: str, query: list[tuple[str, str]], body: dict[str, str] | None
 ) -> None:
-    text = _message(Request("POST", "/" + path, tuple(query), body), "7")
-    assert text.isascii()
-    message = json.loads(text)
+    message = json.loads(_message(Request("POST", "/" + path, tuple(query), body), "7"))
     assert (message["type"], message["request_id"], message["uri"]) == ("RESTRequest", "7", path)
     assert [(p["name"], p["value"]) for p in message.get("query_strings", [])] == query
     assert (json.loads(message["message_body"]) if body is not None else None) == body
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request("POST", "/x", (("name", "half \ud83d"),)),
+        Request("POST", "/x", (), {"variables": {"NAME": "half \ude00"}}),
+    ],
+)
+async def test_what_is_no_text_is_refused_before_it_is_sent(request_: Request) -> None:
+    with pytest.raises(UsageFault, match="what POST /x is given holds half of a character"):
+        _message(request_, "7")
+    async with serving(scripted(polite)) as url, ARIClient(url, "u", "p") as ari:
+        with pytest.raises(UsageFault, match="what POST /x is given holds half of a character"):
+            await ari.ask(request_)
 
 
 # --- events -------------------------------------------------------------------------------------------------
