@@ -269,12 +269,15 @@ def test_asterisk_writes_nowhere_but_in_its_instance(own_lab: LabFactory) -> Non
     lab.cli("channel originate Local/s@lab application Playback demo-congrats")
     writable = []
     for link in Path(f"/proc/{lab.pid}/fd").iterdir():
-        flags = int(Path(f"/proc/{lab.pid}/fdinfo/{link.name}").read_text().split("flags:")[1].split()[0], 8)
-        target = str(link.readlink())
-        if flags & os.O_ACCMODE != os.O_RDONLY and target.startswith("/") and not target.startswith("/dev/"):
-            status = link.stat()
-            if status.st_nlink:  # a deleted one stays nowhere
-                writable.append((target, identity(status)))
+        about = link.parent.parent / "fdinfo" / link.name
+        try:
+            flags, target, status = about.read_text(), str(link.readlink()), link.stat()
+        except FileNotFoundError:  # closed meanwhile
+            continue
+        mode = int(flags.split("flags:")[1].split()[0], 8) & os.O_ACCMODE
+        kept = target.startswith("/") and not target.startswith("/dev/") and status.st_nlink  # not deleted
+        if kept and mode != os.O_RDONLY:
+            writable.append((target, identity(status)))
     assert writable
     # By what the files are, not what they are called: in a chroot the kernel knows them by other names.
     own = {identity(path.lstat()) for folder in (lab.instance, lab.folder) for path in folder.rglob("*")}

@@ -44,30 +44,28 @@ class Rings:
         self.carrier = carrier
         self.numbers: list[str] = []
         self.answers: list[int] = []  # to what the carrier asked itself
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
+        self._invites: dict[str, str] = {}  # Call-ID → the request
+        threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        invites: dict[str, str] = {}
-        while True:
-            try:
-                text = self.carrier.read()
-            except TimeoutError:
-                continue
-            except OSError:  # closed
-                return
-            call = re.search(r"^Call-ID: (\S+)", text, re.MULTILINE)
-            assert call is not None
-            if text.startswith("INVITE "):
-                if call[1] not in invites:
-                    self.numbers.append(text.partition("sip:")[2].partition("@")[0])
-                invites[call[1]] = text
-                self.carrier.send(reply(text, "180 Ringing"))
-            elif text.startswith("CANCEL "):
-                self.carrier.send(reply(text, "200 OK"))
-                self.carrier.send(reply(invites[call[1]], "487 Request Terminated"))
-            elif text.startswith("SIP/2.0 ") and "INVITE" in text:
-                self.answers.append(int(text.split()[1]))
+        with suppress(OSError):  # closed, in whatever it was doing
+            while True:
+                with suppress(TimeoutError):
+                    self._answer(self.carrier.read())
+
+    def _answer(self, text: str) -> None:
+        call = re.search(r"^Call-ID: (\S+)", text, re.MULTILINE)
+        assert call is not None
+        if text.startswith("INVITE "):
+            if call[1] not in self._invites:
+                self.numbers.append(text.partition("sip:")[2].partition("@")[0])
+            self._invites[call[1]] = text
+            self.carrier.send(reply(text, "180 Ringing"))
+        elif text.startswith("CANCEL "):
+            self.carrier.send(reply(text, "200 OK"))
+            self.carrier.send(reply(self._invites[call[1]], "487 Request Terminated"))
+        elif text.startswith("SIP/2.0 ") and "INVITE" in text:
+            self.answers.append(int(text.split()[1]))
 
 
 @contextmanager
