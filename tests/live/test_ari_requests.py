@@ -185,10 +185,10 @@ async def test_an_originate_into_the_dialplan_takes_variables_and_caller_id_alon
         extension="told",
         caller_id='"Acmé" <+265888000001>',
         timeout=9,
-        variables={"APP": desk.app, "A": True, "B": "x;y", "C": 2.5},
+        variables={"APP": desk.app, "A": True, "B": "x;é 名", "C": 2.5},
     )
     told = (await desk.event("StasisStart", channel=made.id))["args"]
-    assert told == ["1", "x;y", "2.5", "Acmé", "+265888000001"]
+    assert told == ["1", "x;é 名", "2.5", "Acmé", "+265888000001"]
 
 
 async def test_create_and_dial(desk: Desk) -> None:
@@ -200,12 +200,12 @@ async def test_create_and_dial(desk: Desk) -> None:
             channel_id=id,
             app_args=["a,b"],
             formats=["slin"],
-            variables={"V": 1},
+            variables={"V": "é 名"},
         ),
         200,
     )
     assert (await desk.event("StasisStart", channel=id))["args"] == ["a,b"]
-    assert await desk.ask(requests.get_variable(id, "V"), 200) == {"value": "1"}
+    assert await desk.ask(requests.get_variable(id, "V"), 200) == {"value": "é 名"}
     await desk.ask(requests.dial(id, timeout=5))
     while (await desk.event("Dial", peer=id))["dialstatus"] != "ANSWER":
         pass

@@ -8,7 +8,6 @@ it: with a length, chunked, or ended by the connection's end (RFC 9112, section 
 import re
 from base64 import b64encode
 from functools import lru_cache
-from json import dumps
 from typing import Final
 from urllib.parse import quote, urlsplit
 
@@ -46,13 +45,13 @@ def _quoted(text: str) -> str:
 def request_bytes(server: Server, request: Request) -> bytes:
     """The request as it goes over the wire; all from outside is percent-encoded or in the JSON body.
 
-    Raises UsageFault for what is no text.
+    Raises UsageFault for what has no bytes.
     """
     try:
         query = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in request.query)
-        body = None if request.body is None else dumps(request.body, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise request.unwritable() from None
+        body = None if request.body is None else request.json().encode()
+    except (TypeError, ValueError) as exc:
+        raise request.unwritable(exc) from None
     target = f"{server.prefix}{request.path}?{query}" if query else server.prefix + request.path
     head = f"{request.method} {target} HTTP/1.1\r\n{server.headers}"
     if body is None:

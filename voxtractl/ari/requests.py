@@ -12,6 +12,7 @@ ends at 4096 bytes, a body at 40,960, a message over the websocket at 65,535.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from json import dumps
 from math import ceil
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import quote
@@ -118,9 +119,13 @@ class Request(NamedTuple):
     body: Mapping[str, Any] | None = None
     slow: bool = False
 
-    def unwritable(self) -> UsageFault:
+    def json(self) -> str:
+        """The body as text; raises TypeError or ValueError for what is no JSON."""
+        return dumps(self.body, ensure_ascii=False, allow_nan=False)
+
+    def unwritable(self, reason: Exception) -> UsageFault:
         """The fault of a request that no bytes can carry."""
-        return _unwritable(f"what {self.method} {self.path} is given")
+        return _unwritable(f"what {self.method} {self.path} is given", reason)
 
 
 class Answer(NamedTuple):
@@ -153,7 +158,7 @@ def modules() -> Request:
 
 
 def module(name: str) -> Request:
-    return Request("GET", f"/asterisk/modules/{quote(name, safe='')}")
+    return Request("GET", f"/asterisk/modules/{_quoted(name)}")
 
 
 def get_global(name: str) -> Request:
@@ -168,7 +173,7 @@ def set_global(name: str, value: object) -> Request:
 
 def reload_module(name: str) -> Request:
     """Synchronous: when 204 comes back the new configuration is in use, or the old one was kept silently."""
-    return Request("PUT", f"/asterisk/modules/{quote(name, safe='')}", slow=True)
+    return Request("PUT", f"/asterisk/modules/{_quoted(name)}", slow=True)
 
 
 def probe_label(context: str, extension: str, label: str) -> Request:
@@ -371,14 +376,14 @@ def _quoted(part: str) -> str:
         return part
     try:
         return quote(part, safe="")
-    except UnicodeEncodeError:
-        raise _unwritable(repr(part)) from None
+    except UnicodeEncodeError as exc:
+        raise _unwritable(repr(part), exc) from None
 
 
-def _unwritable(what: str) -> UsageFault:
+def _unwritable(what: str, reason: Exception) -> UsageFault:
     return UsageFault(
-        f"{what} holds half of a character (a lone surrogate), which has no UTF-8",
-        hint="such text comes from bytes that were no UTF-8: decode them with their own encoding",
+        f"{what} cannot be sent: {reason}",
+        hint="it must be JSON in UTF-8: decode bytes with their encoding, and make other values strings",
     )
 
 

@@ -456,7 +456,7 @@ def _target(url: str, apps: Sequence[str]) -> str:
 def _message(request: Request, number: str) -> bytes:
     """A request as it goes over the websocket; the path without its first slash (else: 405).
 
-    Raises UsageFault for what is no text.
+    Raises UsageFault for what has no bytes.
     """
     message: dict[str, Any] = {
         "type": "RESTRequest",
@@ -469,10 +469,10 @@ def _message(request: Request, number: str) -> bytes:
     try:
         if request.body is not None:
             message["content_type"] = "application/json"
-            message["message_body"] = dumps(request.body).decode()
+            message["message_body"] = request.json()
         return dumps(message)
-    except TypeError:  # orjson's JSONEncodeError
-        raise request.unwritable() from None
+    except (TypeError, ValueError) as exc:
+        raise request.unwritable(exc) from None
 
 
 def _answer(event: Mapping[str, Any], *, body: bool) -> Answer:

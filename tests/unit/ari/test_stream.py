@@ -6,6 +6,7 @@ import json
 from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -205,18 +206,32 @@ def test_a_message_holds_the_whole_request(
 
 
 @pytest.mark.parametrize(
-    "request_",
+    ("query", "body", "why"),
     [
-        Request("POST", "/x", (("name", "half \ud83d"),)),
-        Request("POST", "/x", (), {"variables": {"NAME": "half \ude00"}}),
+        ((("name", "half \ud83d"),), None, "surrogates not allowed"),
+        ((), {"variables": {"NAME": "half \ude00"}}, "surrogates not allowed"),
+        ((), {"variables": {"NAME": {"a set"}}}, "set is not JSON serializable"),
+        ((), {"share": float("nan")}, "not JSON compliant"),
     ],
 )
-async def test_what_is_no_text_is_refused_before_it_is_sent(request_: Request) -> None:
-    with pytest.raises(UsageFault, match="what POST /x is given holds half of a character"):
-        _message(request_, "7")
+async def test_what_has_no_bytes_is_refused_before_it_is_sent(query: Any, body: Any, why: str) -> None:
+    request = Request("POST", "/x", query, body)
+    with pytest.raises(UsageFault, match=f"what POST /x is given cannot be sent: .*{why}"):
+        _message(request, "7")
     async with serving(scripted(polite)) as url, ARIClient(url, "u", "p") as ari:
-        with pytest.raises(UsageFault, match="what POST /x is given holds half of a character"):
-            await ari.ask(request_)
+        with pytest.raises(UsageFault, match=f"what POST /x is given cannot be sent: .*{why}"):
+            await ari.ask(request)
+
+
+def test_a_name_that_is_a_member_of_an_enumeration_is_text() -> None:
+    class Name(StrEnum):
+        TENANT = "TENANT_ID"
+
+    message = json.loads(
+        _message(Request("POST", "/x", ((Name.TENANT, Name.TENANT),), {Name.TENANT: 1}), "7")
+    )
+    assert message["query_strings"] == [{"name": "TENANT_ID", "value": "TENANT_ID"}]
+    assert json.loads(message["message_body"]) == {"TENANT_ID": 1}
 
 
 # --- events -------------------------------------------------------------------------------------------------
