@@ -235,9 +235,11 @@ async def test_another_process_with_the_same_app_gets_the_calls_and_none_is_kill
 # --- our own process --------------------------------------------------------------------------------------
 
 SCRIPT = """\
+import logging
 import sys
 from voxtractl import VoxtraApp
 
+logging.basicConfig(level=logging.INFO, format="%(message)s")
 app = VoxtraApp({ari_url!r}, {ari_user!r}, {ari_password!r}, app_name="voxtra-acme")
 
 def tell(text):
@@ -272,6 +274,15 @@ class Script:
     def said(self) -> list[str]:
         return self._output.read_text().splitlines()
 
+    async def says(self, line: str, times: int = 1) -> None:
+        """Wait until it has said lines that begin so, or has ended without."""
+
+        def told() -> bool:
+            return sum(said.startswith(line) for said in self.said) >= times
+
+        await until(lambda: told() or self.process.poll() is not None)
+        assert told(), self.said
+
     async def ended(self) -> int:
         await until(lambda: self.process.poll() is not None, most=20)
         return int(self.process.returncode)
@@ -298,10 +309,10 @@ def script(
 
 
 async def three_calls(pbx: Pbx, running: Script) -> list[Far]:
-    await until(lambda: "voxtra-acme" in pbx.ari("GET", "applications")[1])
+    # Not GET /applications: it may still list the app of a process that was killed just before.
+    await running.says("serving voxtra-acme")
     fars = [pbx.call() for _ in range(3)]
-    await until(lambda: running.said.count("ready") == 3 or running.process.poll() is not None)
-    assert running.said.count("ready") == 3, running.said
+    await running.says("ready", 3)
     return fars
 
 
@@ -337,7 +348,8 @@ async def test_a_second_sigterm_ends_the_drain(pbx: Pbx, tmp_path: Path) -> None
     with script(pbx, tmp_path, drain=3600) as running:
         fars = await three_calls(pbx, running)
         running.process.send_signal(signal.SIGTERM)
-        late = pbx.call()  # refused from now on, so it tells when the drain has begun
+        await running.says("draining")
+        late = pbx.call()
         await until(lambda: not late.up)
         assert all(far.up for far in fars)
         running.process.send_signal(signal.SIGTERM)

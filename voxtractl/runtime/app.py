@@ -338,6 +338,7 @@ class VoxtraApp:
             await self.start()
             hub = self._hubs[0]
             assert hub.failed is not None  # noqa: S101  start() made it
+            log.info("serving %s on %s", self.app_name, hub.ari.url)
             await _until(told, hub.failed)
             if told.is_set():
                 log.info("draining: calls get %.0f s; a second signal ends them now", drain)
