@@ -50,6 +50,24 @@ class Leg(ABC):
     that waits to be read before the oldest is dropped.
     """
 
+    __slots__ = (  # hundreds of legs 50 times a second: with a dict each, 8 % more CPU (decisions/0007)
+        "_backlog",
+        "_ended",
+        "_frame_bytes",
+        "_inbox",
+        "_loop",
+        "_on_close",
+        "_on_digit",
+        "_reader",
+        "_sender",
+        "_senders",
+        "_turn",
+        "_unsent",
+        "counters",
+        "rate",
+        "why",
+    )
+
     def __init__(self, rate: int, *, backlog: float = BACKLOG, keep: float = KEEP) -> None:
         self.rate = rate
         self.counters = Counters()
@@ -290,6 +308,8 @@ class Clock:
 class PacedLeg(Leg):
     """A leg whose wire plays what it gets at once: we keep the time."""
 
+    __slots__ = ("_clock", "_drains", "_frames", "_low", "_playing", "_tail", "_tail_held")
+
     def __init__(self, rate: int, clock: Clock, *, backlog: float = BACKLOG, keep: float = KEEP) -> None:
         super().__init__(rate, backlog=backlog, keep=keep)
         self._clock = clock
@@ -298,7 +318,7 @@ class PacedLeg(Leg):
         self._tail_held = False  # for one tick already
         self._playing = False  # until one tick after the last frame
         self._drains: list[asyncio.Future[None]] = []
-        self._low = self._backlog * 3 // 4  # send() goes on here, not at each frame
+        self._low = self._backlog // self._frame_bytes * 3 // 4  # frames; send() goes on here, not at each
 
     async def send(self, pcm: bytes) -> None:
         # One frame with room, the common case: no lock, no slices.
@@ -334,7 +354,7 @@ class PacedLeg(Leg):
             else:
                 counters.dropped += 1
             late = 1
-        if self._sender is not None and self._queued_bytes() <= self._low:
+        if self._sender is not None and len(frames) <= self._low:
             self._wake_sender()
         if not due or self._unsent:
             return

@@ -205,6 +205,22 @@ class AudioSocketLeg(PacedLeg):
     (22.10.1, by its stacks; src/res_audiosocket.c, the header's loop; __ast_channel_alloc asks all channels).
     """
 
+    __slots__ = (
+        "_connection",
+        "_deadline",
+        "_header",
+        "_idle_ticks",
+        "_kind",
+        "_met",
+        "_plain",
+        "_server",
+        "_silence",
+        "_turned",
+        "_turned_out",
+        "_wire_rate",
+        "leg_id",
+    )
+
     def __init__(
         self,
         server: AudioServer,
@@ -334,6 +350,21 @@ class _Connection(asyncio.BufferedProtocol):
     Of a leg's connection asyncio reads nothing any more, and writes only the rest of half a frame and the
     goodbye: its way through selector key, handle and transport was a third of our own time for a frame.
     """
+
+    __slots__ = (
+        "_buffer",
+        "_decoder",
+        "_fd",
+        "_half",
+        "_leg",
+        "_over",
+        "_patience",
+        "_peer",
+        "_server",
+        "_transport",
+        "_want",
+        "_whole",
+    )
 
     def __init__(self, server: AudioServer) -> None:
         self._server = server

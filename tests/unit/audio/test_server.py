@@ -11,7 +11,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from voxtractl.audio import server as server_module
-from voxtractl.audio.server import AudioServer
+from voxtractl.audio.leg import PacedLeg
+from voxtractl.audio.server import AudioServer, AudioSocketLeg
 from voxtractl.errors import CallEnded, LocalProtocolError, MediaFailed
 
 LEG_ID = UUID("5c1f0d2e-7a34-4b8e-9f60-3d2a1b0c4e5f")
@@ -329,10 +330,12 @@ async def test_what_goes_wrong_with_one_leg_leaves_the_others_heard(monkeypatch:
             await bad.connected()
             await good.connected()
 
-            def fault(_pcm: bytes) -> None:
-                raise MemoryError("no room for this sound")
+            def heard(leg: AudioSocketLeg, pcm: bytes) -> None:
+                if leg is bad:
+                    raise MemoryError("no room for this sound")
+                PacedLeg._heard(leg, pcm)
 
-            monkeypatch.setattr(bad, "_heard", fault)
+            monkeypatch.setattr(AudioSocketLeg, "_heard", heard)
             first.write(b"\x10\x01\x40" + bytes(320))
             second.write(b"\x10\x01\x40" + bytes(320))
             assert await good.receive() == bytes(320)
