@@ -50,7 +50,7 @@ class Leg(ABC):
     that waits to be read before the oldest is dropped.
     """
 
-    __slots__ = (  # hundreds of legs 50 times a second: with a dict each, 8 % more CPU (decisions/0007)
+    __slots__ = (  # hundreds of legs 50 times a second: a tenth less CPU without a dict (decisions/0007)
         "_backlog",
         "_ended",
         "_frame_bytes",
