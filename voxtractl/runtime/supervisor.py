@@ -406,6 +406,7 @@ class Supervisor:
         async with self._reloading:
             for hub in self.hubs.values():
                 await hub.register()
+            log.info("%s", self.sentence())
 
     async def _start_up(self, tenant: Tenant, app: VoxtraApp) -> None:
         """Attach the app and run its startup hooks, in the loop of its handlers. Raises HandlerFault."""
