@@ -1,13 +1,23 @@
 """Fixtures any test may ask for; what is costly starts once a session, and only when it is asked for."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from voxtractl.runtime.event_loop import new_event_loop
+
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from tests.tools.sshd import Sshd
+
+# Rooms, by where their paths begin: what reads and writes sockets of its own, and what else the runtime runs.
+BOTH_LOOPS: Final = ("unit/audio/", "unit/ari/test_stream", "live/test_audio_legs", "live/test_ari_stream")
+RUNTIME: Final = ("unit/runtime/", "live/test_calls_", "live/test_speech", "live/test_talk", "live/test_rtp")
 
 # A slow machine is no fault of the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,3 +32,12 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Sshd]":
     server = start_sshd(tmp_path_factory.mktemp("sshd"))
     yield server
     server.stop()
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> "Mapping[str, Callable[[], AbstractEventLoop]]":
+    """The loops that run what is tested: the runtime's, asyncio's for commands and tenants, or both."""
+    ours, theirs = {"uvloop": new_event_loop}, {"asyncio": asyncio.new_event_loop}
+    place = item.path.relative_to(Path(__file__).parent).as_posix()
+    if place.startswith(BOTH_LOOPS):
+        return ours | theirs
+    return ours if place.startswith(RUNTIME) else theirs

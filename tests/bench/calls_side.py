@@ -15,6 +15,7 @@ from typing import Any
 
 from voxtractl.errors import OriginateFailed
 from voxtractl.runtime.app import VoxtraApp
+from voxtractl.runtime.event_loop import new_event_loop
 from voxtractl.runtime.session import CallSession
 
 __all__ = ["main"]
@@ -124,4 +125,5 @@ def _done() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(**json.load(sys.stdin)))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main(**json.load(sys.stdin)))

@@ -18,6 +18,7 @@ from voxtractl.audio.leg import Leg
 from voxtractl.audio.server import AudioServer, AudioSocketLeg
 from voxtractl.errors import CallEnded
 from voxtractl.lab import Lab, find
+from voxtractl.runtime.event_loop import new_event_loop
 
 ON_TIME: Final = 0.040  # seconds since the frame before; a frame's time and one tick of grace
 SETTLE: Final = 50  # frames of each leg before the count begins
@@ -125,4 +126,5 @@ if __name__ == "__main__":
     name, *numbers = sys.argv[1:]
     found = find(name)
     assert found is not None
-    print(json.dumps(asyncio.run(measure(found, *map(int, numbers)))))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        print(json.dumps(runner.run(measure(found, *map(int, numbers)))))

@@ -17,7 +17,7 @@ import pytest
 
 from tests.live.conftest import LabFactory
 from tests.live.pbx import until
-from tests.live.proxy import proxy
+from tests.tools.proxy import proxy
 from voxtractl.ari import requests
 from voxtractl.ari.backoff import Backoff
 from voxtractl.ari.client import ARIClient

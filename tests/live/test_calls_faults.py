@@ -22,7 +22,7 @@ import pytest
 
 from tests.live.conftest import LabFactory, NodeDocument
 from tests.live.pbx import ACME, Far, Pbx, nothing, pushed, serving, until
-from tests.live.proxy import proxy
+from tests.tools.proxy import proxy
 from voxtractl import VoxtraApp
 from voxtractl.ari.release import Feature, Release
 from voxtractl.errors import (
@@ -676,6 +676,24 @@ async def test_a_recording_is_a_file_of_asterisk_with_what_was_heard(pbx: Pbx) -
         assert abs(length - seconds) <= 1.0  # Asterisk tells whole seconds
         assert loud > 0
         assert pbx.ari("DELETE", f"recordings/stored/{name}")[0] == 204
+
+
+async def test_recordings_without_a_name_get_one_each(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> list[str]:
+        await call.answer()
+        names = [await call.record_start(), await call.record_start()]
+        await call.record_stop()
+        names.append(await call.record_start())
+        await call.record_stop()
+        await call.record_stop(names[0])
+        return names
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        names = await in_time(seen.result)
+        assert len(set(names)) == 3
+        for name in names:
+            assert pbx.ari("DELETE", f"recordings/stored/{name}")[0] == 204
 
 
 async def test_a_sink_gets_the_sound_of_the_call(pbx: Pbx) -> None:

@@ -257,8 +257,14 @@ class EventStream:
                 try:
                     reason = await self._connection(first)
                 except AriUnreachable as exc:
-                    self._reason = str(exc)
-                else:
+                    reason = str(exc)
+                except (AriAuthFailed, AppReplaced):
+                    raise
+                except Exception:  # a fault of ours: whoever waits for calls would never hear of it
+                    log.exception("the event stream of %s fails, and connects once more", self.url)
+                    reason = "voxtractl itself failed, see the log"
+                self._reason = reason
+                if self.state is State.UP:
                     self.state = State.DOWN
                     self._tell_down(reason)
                 if clock() - since > self._backoff.most:
@@ -300,6 +306,7 @@ class EventStream:
                     extra_headers={"Authorization": f"Basic {secret}"},
                     max_frame_size=ANSWER_MAX,
                     max_redirects=0,
+                    use_aiofastnet=False,  # it watches sockets it has closed (docs/decisions/0007)
                     logger_name=wire,
                 )
         except picows.WSHandshakeError as exc:
@@ -315,6 +322,8 @@ class EventStream:
             raise self._unreachable(f"no answer to the websocket within {HANDSHAKE:.0f} s") from exc
         except (picows.WSError, OSError) as exc:
             raise self._unreachable(str(exc)) from exc
+        if connection.socket is None:  # picows returns as if it were there
+            raise self._unreachable("it ended the connection before it was a websocket")
 
     def _opened(self, first: asyncio.Future[None], socket: WSTransport) -> None:
         self._socket = socket
@@ -329,7 +338,7 @@ class EventStream:
     async def _attend(self, connection: "_Connection") -> str:
         """Wait until the connection ends, or is silent for too long; returns why. Raises AppReplaced."""
         socket = connection.socket
-        assert socket is not None  # noqa: S101  _connect returned
+        assert socket is not None  # noqa: S101  _connect saw to it
         silent = 0
         while True:
             ended, _ = await asyncio.wait([connection.ended], timeout=PING)

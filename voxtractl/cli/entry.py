@@ -8,10 +8,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -19,6 +19,9 @@ from typer.core import TyperGroup
 from voxtractl.cli import context, show
 from voxtractl.errors import UsageFault, VoxtractlError
 from voxtractl.settings import Settings
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 __all__ = ["COMMANDS", "Commands", "build", "globals_first", "run", "wait"]
 
@@ -203,8 +206,9 @@ def run(words: Sequence[str]) -> int:
     return ended if isinstance(ended, int) else 0
 
 
-def wait(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end: the only event loop of the command line. SIGTERM ends it like Ctrl-C."""
+def wait(work: Coroutine[Any, Any, T], new_event_loop: "Callable[[], AbstractEventLoop] | None" = None) -> T:
+    """Run a coroutine to its end: the only event loop of the command line, asyncio's unless another is given.
+    SIGTERM ends it like Ctrl-C."""
     import asyncio
 
     async def guarded() -> T:
@@ -214,7 +218,8 @@ def wait(work: Coroutine[Any, Any, T]) -> T:
         return await work
 
     try:
-        return asyncio.run(guarded())
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(guarded())
     except asyncio.CancelledError as exc:
         raise KeyboardInterrupt from exc
 

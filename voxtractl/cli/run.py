@@ -47,6 +47,7 @@ def run(
     """
     from voxtractl.cli.entry import wait
     from voxtractl.runtime import logs
+    from voxtractl.runtime.event_loop import new_event_loop
     from voxtractl.runtime.supervisor import Supervisor
 
     settings = context.settings()
@@ -73,7 +74,7 @@ def run(
             counters.supervisor = supervisor
         calls = [0]
         supervisor.listen(lambda event: _count(event, calls))
-        wait(_serve(supervisor, counters, monitor, drain, lines))
+        wait(_serve(supervisor, counters, monitor, drain, lines), new_event_loop)
         if events != "-":
             show.emit({"calls": calls[0]}, f"{calls[0]} calls served")
 

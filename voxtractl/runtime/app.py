@@ -27,6 +27,7 @@ from uuid import uuid4
 from voxtractl import naming
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.requests import Answer, Request
+from voxtractl.audio.server import AudioServer
 from voxtractl.errors import (
     AriError,
     CallEnded,
@@ -37,6 +38,7 @@ from voxtractl.errors import (
     VoxtractlError,
 )
 from voxtractl.runtime import lifecycle
+from voxtractl.runtime.event_loop import new_event_loop
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal, Sink
 from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
@@ -102,6 +104,8 @@ class VoxtraApp:
         )
         self.tts, self.stt = tts, stt
         self.media, self.audio_host = media, audio_host
+        self._audio: AudioServer | None = None
+        self._audio_begins = asyncio.Lock()
         self.breaker = Breaker()
         self.tenant: str | None = None
         self.max_channels: int | None = None
@@ -254,8 +258,8 @@ class VoxtraApp:
             self.is_up = True
 
     async def shut_down(self) -> None:
-        """Run the shutdown hooks, when the startup hooks have run, and close the providers of speech; for
-        ``stop`` and for the supervisor."""
+        """Run the shutdown hooks, when the startup hooks have run, and close the providers of speech and the
+        port for sound; for ``stop`` and for the supervisor."""
         TENANT.set(self.tenant)
         if self.is_up:
             self.is_up = False
@@ -264,6 +268,9 @@ class VoxtraApp:
         for provider in {id(provider): provider for provider in (self.tts, self.stt)}.values():
             if (close := getattr(provider, "close", None)) is not None:
                 await self._shut(close)
+        audio, self._audio = self._audio, None
+        if audio is not None:
+            await audio.close()
 
     async def _shut(self, hook: Hook) -> None:
         try:
@@ -316,7 +323,7 @@ class VoxtraApp:
         if LOADING.get():
             return
         # Not asyncio.run(): at its end it waits for every task, and a handler may swallow every cancel.
-        loop = asyncio.new_event_loop()
+        loop = new_event_loop()
         asyncio.set_event_loop(loop)
         try:
             loop.run_until_complete(self._serve(drain))
@@ -528,6 +535,16 @@ class VoxtraApp:
             start = max(now, self._next_start)
             self._next_start = start + 1 / self.calls_per_second
             await asyncio.sleep(start - now)
+
+    async def audio_server(self) -> AudioServer:
+        """Where Asterisk brings the sound of its calls: listens from the first leg on, on ``audio_host``; in
+        the loop of the handlers. Raises LocalProtocolError."""
+        async with self._audio_begins:  # the first two legs may come at once
+            if self._audio is None:
+                audio = AudioServer(self.audio_host)
+                await audio.start()
+                self._audio = audio
+        return self._audio
 
     def take_leg(self) -> None:
         """One more media leg; ``give_leg`` gives it back. Raises LimitReached."""

@@ -48,6 +48,7 @@ from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal
 from voxtractl.runtime.session import CallSession
 
 if TYPE_CHECKING:
+    from voxtractl.audio.server import AudioServer
     from voxtractl.runtime.media import Breaker
     from voxtractl.runtime.speech import SpeechToText, TextToSpeech
 
@@ -99,7 +100,6 @@ class Taker(Protocol):
     tts: "TextToSpeech | None"
     stt: "SpeechToText | None"
     media: str  # audiosocket or websocket
-    audio_host: str  # where we listen, as Asterisk reaches it
     breaker: "Breaker"
 
     @property
@@ -113,6 +113,10 @@ class Taker(Protocol):
 
     def ended(self, call: CallSession) -> None:
         """The call is over; in the loop of the taker."""
+
+    async def audio_server(self) -> "AudioServer":
+        """Where Asterisk brings the sound of its calls, begun when it is first needed; in the loop of the
+        taker. Raises LocalProtocolError."""
 
     def take_leg(self) -> None:
         """One more media leg. Raises LimitReached; in the loop of the taker."""

@@ -4,19 +4,17 @@
           ├─ bridge ── media channel ── AudioSocket (or websocket) ── Leg: our sound out, its sound in
     play ─┘
 
-The listening server belongs to an event loop, as the legs do. When Asterisk cannot make media channels, a
-breaker stops asking for a while. An Asterisk whose AudioSocket knows 8 kHz only (before 20.17 and 22.7) gets
-that, and the leg turns it into its own rate. Neither kind of media channel needs an RTP port: with none left
-a call that is up can still be heard and spoken to (measured).
+The listening server is the app's, in the event loop of its handlers, as the legs are. When Asterisk cannot
+make media channels, a breaker stops asking for a while. An Asterisk whose AudioSocket knows 8 kHz only
+(before 20.17 and 22.7) gets that, and the leg turns it into its own rate. Neither kind of media channel needs
+an RTP port: with none left a call that is up can still be heard and spoken to (measured).
 """
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
-from weakref import WeakKeyDictionary
 
 from voxtractl.ari import requests
 from voxtractl.ari.release import LEG_RATES, MEDIA_WEBSOCKET
@@ -30,12 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["FAILURES", "FORMATS", "Breaker", "open_leg"]
 
+Server = Callable[[], Awaitable[AudioServer]]
+
 FORMATS: Final[Mapping[int, str]] = {8000: "slin", 16000: "slin16", 24000: "slin24", 48000: "slin48"}
 CONNECT: Final = 5.0  # seconds until Asterisk must have connected
 FAILURES: Final = 3  # in a row, until the breaker opens
 REST: Final = 5.0  # seconds it stays open
-
-_SERVERS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, AudioServer]] = WeakKeyDictionary()
 
 
 class Breaker:
@@ -60,11 +58,12 @@ class Breaker:
 
 
 async def open_leg(
-    hub: "Hub", call_id: str, app: str, *, rate: int, transport: str, host: str, breaker: Breaker
+    hub: "Hub", call_id: str, app: str, *, rate: int, transport: str, server: Server, breaker: Breaker
 ) -> tuple[str, Leg]:
     """A media channel of this call and its leg; the channel is in no bridge yet.
 
-    ``transport``: audiosocket (we listen on ``host``) or websocket (we connect). Raises MediaFailed.
+    ``transport``: audiosocket (Asterisk connects to the ``server``) or websocket (we connect). Raises
+    MediaFailed.
     """
     if rate not in FORMATS:
         raise MediaFailed(f"a rate of {rate} Hz", call=call_id, hint=f"one of {', '.join(map(str, FORMATS))}")
@@ -82,7 +81,7 @@ async def open_leg(
         )
     opened = _audiosocket if transport == "audiosocket" else _websocket
     try:
-        channel, leg = await opened(hub, call_id, app, rate, host)
+        channel, leg = await opened(hub, call_id, app, rate, server)
     except CallEnded:
         raise
     except (AriError, CallError, LocalProtocolError, TimeoutError, OSError) as exc:
@@ -97,8 +96,8 @@ async def open_leg(
     return channel, leg
 
 
-async def _audiosocket(hub: "Hub", call_id: str, app: str, rate: int, host: str) -> tuple[str, Leg]:
-    server = await _server(host)
+async def _audiosocket(hub: "Hub", call_id: str, app: str, rate: int, begun: Server) -> tuple[str, Leg]:
+    server = await begun()
     leg_id = uuid4()
     wire = rate if await hub.has(LEG_RATES) else 8000
     leg = server.expect(leg_id, rate, CONNECT, wire_rate=wire)  # before Asterisk can connect
@@ -120,7 +119,7 @@ async def _audiosocket(hub: "Hub", call_id: str, app: str, rate: int, host: str)
     return str(channel["id"]), leg
 
 
-async def _websocket(hub: "Hub", call_id: str, app: str, rate: int, host: str) -> tuple[str, Leg]:
+async def _websocket(hub: "Hub", call_id: str, app: str, rate: int, _: Server) -> tuple[str, Leg]:
     build = partial(
         requests.external_media,
         app=app,
@@ -145,16 +144,3 @@ async def _websocket(hub: "Hub", call_id: str, app: str, rate: int, host: str) -
             await leg.close()
         raise
     return str(channel["id"]), legs[0]
-
-
-async def _server(host: str) -> AudioServer:
-    """The server of this event loop, started with its first leg."""
-    loop = asyncio.get_running_loop()
-    server = _SERVERS.get(loop)
-    if server is None:
-        begun = AudioServer(host)
-        await begun.start()
-        server = _SERVERS.setdefault(loop, begun)  # the first two legs may come at once
-        if server is not begun:
-            await begun.close()
-    return server

@@ -179,6 +179,7 @@ class CallSession:
         self._consulted: list[CallSession] = []  # calls that end with this one
         self._recordings: dict[str, _Recording] = {}
         self._stopping: dict[str, _Recording] = {}
+        self._recordings_begun = 0
         self._tasks: set[asyncio.Future[Any]] = set()
 
     def __repr__(self) -> str:
@@ -651,11 +652,12 @@ class CallSession:
         of a file.
         """
         self._check("record_start")
-        name = name or f"{self.tenant or 'call'}-{self.id}-{len(self._recordings)}"
+        name = name or f"{self.tenant or 'call'}-{self.id}-{self._recordings_begun}"
         if name in self._recordings:
             raise MediaFailed(f"{name} is being recorded already", call=self.id)
         if direction not in ("both", "in", "out"):
             raise UsageFault(f"record_start takes the direction both, in or out, not {direction!r}")
+        self._recordings_begun += 1
         if sink is not None:
             leg = await self.snoop(direction, rate=8000)
             done = asyncio.ensure_future(self._feed_sink(name, leg, sink))
@@ -776,7 +778,7 @@ class CallSession:
                 self.app,
                 rate=rate,
                 transport=self._taker.media,
-                host=self._taker.audio_host,
+                server=self._taker.audio_server,
                 breaker=self._taker.breaker,
             )
         except BaseException:

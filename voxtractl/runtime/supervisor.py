@@ -147,7 +147,9 @@ class Supervisor:
         self._loops: dict[str, _Loop] = {}  # by slug
         self._past: list[_Served] = []  # served no more; their last calls go on
         self._tasks: set[asyncio.Task[None]] = set()
-        self._beats: dict[tuple[str, int], tuple[str, float]] = {}
+        self._blocked: set[_Loop] = set()  # those whose block was told
+        self._beaten = 0  # signs of life so far
+        self._beats: dict[tuple[str, int], tuple[str, float]] = {}  # of the other workers, and when they came
         self._bases: dict[str, str] = {}  # our apps → the tenants' app, without the worker's number
         self._reloading = asyncio.Lock()
         self.wanted = 0  # tenants that should be served here
@@ -196,10 +198,10 @@ class Supervisor:
         except BaseException:
             await self.close()
             raise
-        self._go(self._watch())
-        self._go(self._look())
+        self._go(self._every(BLOCKED_AFTER / 2, self._watch))
+        self._go(self._every(LOOK_EVERY, self._look))
         if self.worker is not None and self.worker.count > 1:
-            self._go(self._beat())
+            self._go(self._every(BEAT, self._beat))
         for load in late:
             self._go(self._serve_late(load))
 
@@ -207,6 +209,17 @@ class Supervisor:
         """Do it beside everything else, until ``close``."""
         self._tasks.add(task := asyncio.create_task(work))
         task.add_done_callback(self._tasks.discard)
+
+    @staticmethod
+    async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do it again and again. What fails unforeseen is told, and tried once more: a process that serves
+        calls must not stop looking after them."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except Exception:
+                log.exception("%s failed, and is tried again", work.__name__.strip("_"))
 
     async def drain(self, seconds: float) -> int:
         """New calls take the fallback, running ones get so long, the rest are ended; returns how many those
@@ -475,17 +488,15 @@ class Supervisor:
 
     async def _look(self) -> None:
         """Reload when a file of the document, or a handler, has changed."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY)
-            try:
-                changed = await asyncio.to_thread(self._changed, [code for _, code in self._tried.values()])
-            except VoxtractlError as exc:
-                log.warning("the document cannot be read: %s", exc)
-                continue
-            if changed:
-                await self.reload()
-            await self.reclaim()
-            await self._retire()
+        try:
+            changed = await asyncio.to_thread(self._changed, [code for _, code in self._tried.values()])
+        except VoxtractlError as exc:
+            log.warning("the document cannot be read: %s", exc)
+            return
+        if changed:
+            await self.reload()
+        await self.reclaim()
+        await self._retire()
 
     def _changed(self, codes: list[Code]) -> bool:
         """The files on disk are not those we serve; runs in a thread, for there may be many."""
@@ -502,36 +513,32 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """Tell which tenant's handler blocks its loop, and where; once for each time."""
-        told: set[_Loop] = set()
-        while True:
-            await asyncio.sleep(BLOCKED_AFTER / 2)
-            for loop in set(self._loops.values()):
-                seconds = loop.check()
-                if seconds < BLOCKED_AFTER:
-                    told.discard(loop)
-                elif loop not in told:
-                    told.add(loop)
-                    log.error("%s: its handler blocks its event loop, at %s", loop.name, loop.where())
+        for loop in set(self._loops.values()):
+            seconds = loop.check()
+            if seconds < BLOCKED_AFTER:
+                self._blocked.discard(loop)
+            elif loop not in self._blocked:
+                self._blocked.add(loop)
+                log.error("%s: its handler blocks its event loop, at %s", loop.name, loop.where())
 
     # --- workers ----------------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
         """Show that this worker lives, and take over the calls of the next one that does not."""
-        count = 0
-        while True:
-            await asyncio.sleep(BEAT)
-            count += 1
-            for name, hub in self.hubs.items():
-                try:
-                    await self._beat_at(name, hub, count)
-                except AriError as exc:
-                    log.debug("no sign of life at %s: %s", name, exc)
+        self._beaten += 1
+        for name, hub in self.hubs.items():
+            try:
+                await self._beat_at(name, hub)
+            except AriError as exc:
+                log.debug("no sign of life at %s: %s", name, exc)
 
-    async def _beat_at(self, name: str, hub: Hub, count: int) -> None:
+    async def _beat_at(self, name: str, hub: Hub) -> None:
         worker = self.worker
         assert worker is not None  # noqa: S101  start() asked
         await hub.ari.request(
-            requests.set_global(f"{ALIVE}_{worker.number}", f"{count} {'draining' if hub.draining else 'up'}")
+            requests.set_global(
+                f"{ALIVE}_{worker.number}", f"{self._beaten} {'draining' if hub.draining else 'up'}"
+            )
         )
         now = monotonic()
         for other in range(1, worker.count + 1):

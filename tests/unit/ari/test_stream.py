@@ -15,6 +15,7 @@ from aiohttp import WSMsgType, web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tools.proxy import proxy, reset
 from voxtractl.ari import requests
 from voxtractl.ari.backoff import Backoff
 from voxtractl.ari.client import ARIClient
@@ -358,6 +359,60 @@ async def test_pings_of_the_other_side_are_answered() -> None:
 
 
 # --- connecting ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 101 Switch", b"HTTP/1.1 101 Switching Protocols\r\n"])
+@pytest.mark.parametrize("end", [asyncio.Transport.close, asyncio.Transport.abort, reset])
+async def test_a_connection_that_ends_before_it_is_a_websocket_is_tried_again(
+    end: Callable[[asyncio.Transport], None], said: bytes
+) -> None:
+    """So Asterisk ends it when it dies or is about to begin; the first time, and when it was there before."""
+    times = [0]
+
+    async def begin(request: web.Request) -> web.StreamResponse:
+        times[0] += 1
+        if times[0] % 4:
+            assert request.transport is not None
+            request.transport.write(said)
+            end(request.transport)
+            return web.Response()
+        return await scripted(short if times[0] == 4 else polite)(request)
+
+    async def short(socket: web.WebSocketResponse) -> None:
+        await socket.close()
+
+    async with serving(begin) as url, streaming(url) as (stream, told):
+        assert "closed it" in await told.downs.get()
+        await told.ups.get()
+        assert times == [8]
+        assert (await stream.ask(requests.ping())).status == 200
+
+
+async def test_connections_that_are_reset_at_once_are_tried_again() -> None:
+    async with serving(scripted(polite)) as url, proxy(int(url.rpartition(":")[2])) as between:
+        between.resets = 100
+        async with streaming(between.url) as (stream, told):
+            assert between.connections == 101
+            between.resets = 100
+            between.cut()
+            await told.ups.get()
+            assert (await stream.ask(requests.ping())).status == 200
+        assert between.connections == 202
+
+
+async def test_a_fault_of_ours_is_told_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def faulty(self: EventStream, connection: object) -> str:
+        monkeypatch.undo()
+        raise AssertionError("a fault")
+
+    monkeypatch.setattr(EventStream, "_attend", faulty)
+    async with serving(scripted(polite)) as url, streaming(url) as (stream, told):
+        assert "voxtractl itself failed" in await told.downs.get()
+        await told.ups.get()
+        assert (await stream.ask(requests.ping())).status == 200
+    assert "a fault" in caplog.text
 
 
 async def test_the_password_goes_into_the_header_and_nowhere_else() -> None:

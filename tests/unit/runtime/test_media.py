@@ -1,4 +1,4 @@
-"""The listening server of a loop and the breaker before Asterisk's media channels."""
+"""The listening server of an app and the breaker before Asterisk's media channels."""
 
 import asyncio
 from uuid import uuid4
@@ -6,24 +6,50 @@ from uuid import uuid4
 import pytest
 
 from voxtractl.errors import LocalProtocolError
-from voxtractl.runtime import media
+from voxtractl.runtime.app import VoxtraApp
 from voxtractl.runtime.media import Breaker
 
 
-async def test_the_first_legs_of_a_loop_may_come_at_once() -> None:
+async def test_the_first_legs_of_an_app_may_come_at_once() -> None:
     """They share one server, and each gets it listening; the second must not get it half begun."""
-    servers = await asyncio.gather(*(media._server("127.0.0.1") for _ in range(5)))
-    assert {id(server) for server in servers} == {id(await media._server("127.0.0.1"))}
+    app = VoxtraApp()
+    servers = await asyncio.gather(*(app.audio_server() for _ in range(5)))
+    assert len({id(server) for server in servers}) == 1
     leg = servers[0].expect(uuid4(), 8000)
-    await leg.close()
-    await servers[0].close()
+    await app.shut_down()
+    assert leg.why == "ours"
+
+
+async def test_apps_of_one_loop_listen_and_stop_on_their_own() -> None:
+    one, two = VoxtraApp(audio_host="127.0.0.2"), VoxtraApp(audio_host="127.0.0.3")
+    first, second = (await one.audio_server()).address, (await two.audio_server()).address
+    assert first.startswith("127.0.0.2:")
+    await one.shut_down()
+    assert not await answers(first)
+    assert await answers(second)
+    await two.shut_down()
+    assert not await answers(second)
+    assert await answers((await one.audio_server()).address)  # it is started once more
+    await one.shut_down()
+
+
+async def answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
 
 
 async def test_a_server_that_cannot_begin_is_not_kept() -> None:
+    app = VoxtraApp(audio_host="192.0.2.1")  # an address of nobody (RFC 5737)
     with pytest.raises(LocalProtocolError):
-        await media._server("192.0.2.1")  # an address of nobody (RFC 5737)
-    server = await media._server("127.0.0.1")
-    await server.close()
+        await app.audio_server()
+    app.audio_host = "127.0.0.1"
+    await app.audio_server()
+    await app.shut_down()
 
 
 def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_try_decide() -> None:

@@ -1,10 +1,20 @@
 """A TCP proxy in front of an Asterisk, to cut or to freeze what goes through it."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
-__all__ = ["Proxy", "proxy"]
+__all__ = ["Proxy", "proxy", "reset"]
+
+
+def reset(transport: asyncio.BaseTransport) -> None:
+    """End a connection as a host does that knows nothing of it."""
+    linger = struct.pack("ii", 1, 0)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    cast("asyncio.Transport", transport).abort()
 
 
 class Proxy:
@@ -14,6 +24,7 @@ class Proxy:
         self.port = port
         self.url = ""
         self.connections = 0
+        self.resets = 0  # so many more connections are reset as soon as they are there
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -33,6 +44,10 @@ class Proxy:
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        if self.resets:
+            self.resets -= 1
+            reset(writer.transport)
+            return
         self._writers.add(writer)
         task = asyncio.create_task(self._serve(reader, writer))
         self._serving.add(task)

@@ -1,0 +1,16 @@
+"""The event loop that has the connections to Asterisk: uvloop's (docs/decisions/0007).
+
+For ``VoxtraApp.run`` and the hubs of ``voxtractl run``. The loops of its tenants are asyncio's: what a
+handler does to a file descriptor that is not open must end in an exception there; libuv ends the process.
+"""
+
+import asyncio
+
+import uvloop
+
+__all__ = ["new_event_loop"]
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """A new event loop; the caller closes it."""
+    return uvloop.new_event_loop()
