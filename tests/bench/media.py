@@ -47,7 +47,7 @@ def _figures(legs: int, ours: list[dict[str, Any]], bare: list[dict[str, Any]]) 
         f"{legs} legs in pairs, one of each sends {SECONDS} s of sound at {RATE} Hz with send(), the"
         " other sends back what `async for` gives; on time is a frame that arrives within 40 ms after the"
         " last; CPU of the process is of all threads, from getrusage, Asterisk's from /proc/PID/stat;"
-        f" {ROUNDS} rounds, each with the bare program (media_bare.py) in turn"
+        f" {ROUNDS} rounds, each with the bare program (media_bare.py, on asyncio's own loop) in turn"
     )
 
     def figure(what: str, value: float, unit: str, target: float | None = None, spread: str = "") -> Figure:

@@ -1,4 +1,4 @@
-"""The least an asyncio program can do for the sound of calls: one Protocol a leg, one timer, no library.
+"""The least a program on asyncio's loop can do for the sound of calls: one Protocol a leg, one timer.
 
 ``python -m tests.bench.media_bare LAB LEGS SECONDS RATE`` prints JSON. The limit of our CPU for 300 legs is
 25 % of a core because such a program took 21 to 22 % on the machine where it was set. How fast a machine is

@@ -306,7 +306,7 @@ class EventStream:
                     extra_headers={"Authorization": f"Basic {secret}"},
                     max_frame_size=ANSWER_MAX,
                     max_redirects=0,
-                    use_aiofastnet=False,  # it watches sockets it has closed (docs/decisions/0007)
+                    use_aiofastnet=False,  # it watches sockets it has closed (docs/decisions/0009)
                     logger_name=wire,
                 )
         except picows.WSHandshakeError as exc:

@@ -1,4 +1,4 @@
-"""The event loop that has the connections to Asterisk: uvloop's (docs/decisions/0007).
+"""The event loop that has the connections to Asterisk: uvloop's (docs/decisions/0009).
 
 For ``VoxtraApp.run`` and the hubs of ``voxtractl run``. The loops of its tenants are asyncio's: what a
 handler does to a file descriptor that is not open must end in an exception there; libuv ends the process.
