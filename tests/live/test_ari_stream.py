@@ -228,6 +228,19 @@ async def test_what_was_on_its_way_when_it_was_cut_fails_at_once(lab: Lab) -> No
         assert (await stream.ask(requests.ping())).status == 200
 
 
+async def test_connections_that_are_reset_are_tried_again(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    async with proxy(lab.http_port) as between:
+        between.resets = 20
+        async with streaming(lab, url=between.url) as (stream, watch):
+            between.resets = 20
+            between.cut()
+            await watch.went_down()
+            await watch.came_up()
+            assert (await stream.ask(requests.ping())).status == 200
+        assert between.connections == 42
+    assert "the event stream of" not in caplog.text  # no fault of ours
+
+
 async def test_a_silent_network_is_noticed(lab: Lab) -> None:
     async with proxy(lab.http_port) as between, streaming(lab, url=between.url) as (_, watch):
         between.freeze()

@@ -67,7 +67,7 @@ LOADING: Final[ContextVar[bool]] = ContextVar(
 
 DRAIN: Final = 10.0  # seconds that calls get to finish when the app is told to stop
 CANCELS: Final = (1.0, 1.0, 1.0)  # seconds a handler gets to clean up before it is cancelled again
-LEGS_MAX: Final = 200  # media legs of one app: 300 take 22 % of a core here and 26 % in Asterisk (measured)
+LEGS_MAX: Final = 200  # media legs of one app: 300 take a quarter of a core here, half of one in Asterisk
 NO_PORT: Final = "no RTP port left? see rtp.conf and Asterisk's log"
 NO_EXTENSION: Final = "has its context such an extension?"
 ANSWER_GRACE: Final = 15.0  # seconds beyond the ringing time until we end an originate ourselves

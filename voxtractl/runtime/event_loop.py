@@ -1,7 +1,7 @@
 """The event loop that has the connections to Asterisk: uvloop's (docs/decisions/0009).
 
-For ``VoxtraApp.run`` and the hubs of ``voxtractl run``. The loops of its tenants are asyncio's: what a
-handler does to a file descriptor that is not open must end in an exception there; libuv ends the process.
+For ``VoxtraApp.run`` and the hubs of ``voxtractl run``. The loops of its tenants are asyncio's: libuv ends
+the process for what a handler may do to a file descriptor.
 """
 
 import asyncio
