@@ -362,6 +362,28 @@ async def test_sound_of_the_peer_library_goes_both_ways(pbx: Pbx) -> None:
         await run.ends()
 
 
+async def test_a_call_that_is_sent_on_to_another_tenant_becomes_a_call_of_that_tenant(pbx: Pbx) -> None:
+    sends = SAYS_BYE.replace("call.hangup()", f'call.continue_in_dialplan("from-trunk", "{BETA}")')
+    waits = sends + "    await call.wait_ended()\n    print('acme has seen its end', flush=True)\n"
+    write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=waits, beta=SAYS_BYE)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        for _ in range(2):
+            pbx.call(ACME)
+            await until(lambda: run.events and run.events[-1]["event"] == "call_ended")
+            await pbx.empty()
+        await until(lambda: len(run.of("call_ended")) == 4)
+        starts = [(event["tenant"], event["did"]) for event in run.of("call_started")]
+        assert starts == [("acme", ACME), ("beta", BETA)] * 2
+        acme, beta = run.of("call_ended")[:2]
+        assert (acme["tenant"], acme["ended_by"], beta["tenant"]) == ("acme", "asterisk", "beta")
+        assert acme["detail"] == "it went on to the Stasis app voxtra-beta"
+        assert run.of("handler_failed") == []
+        await run.says("acme has seen its end")
+        run.process.terminate()
+        await run.ends()
+
+
 async def test_a_startup_hook_that_fails_costs_its_tenant_only(pbx: Pbx) -> None:
     hook = "\n@app.on_startup\nasync def connect():\n    {}\n"
     write(

@@ -37,7 +37,6 @@ from voxtractl.errors import (
     UsageFault,
     VoxtractlError,
 )
-from voxtractl.runtime import lifecycle
 from voxtractl.runtime.event_loop import new_event_loop
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal, Sink
@@ -69,6 +68,7 @@ DRAIN: Final = 10.0  # seconds that calls get to finish when the app is told to 
 CANCELS: Final = (1.0, 1.0, 1.0)  # seconds a handler gets to clean up before it is cancelled again
 LEGS_MAX: Final = 200  # media legs of one app: 300 take a quarter of a core here, half of one in Asterisk
 NO_PORT: Final = "no RTP port left? see rtp.conf and Asterisk's log"
+NO_TRUNK: Final = "does Asterisk have this trunk? pjsip show endpoints"
 NO_EXTENSION: Final = "has its context such an extension?"
 ANSWER_GRACE: Final = 15.0  # seconds beyond the ringing time until we end an originate ourselves
 
@@ -410,6 +410,7 @@ class VoxtraApp:
         work.add_done_callback(self._tasks.discard)
 
     def _handle(self, call: CallSession, handler: Handler) -> None:
+        call.attended = True
         task = self.loop.create_task(self._run_handler(call, handler), name=f"call {call.id}")
         self.keep(task)
 
@@ -422,14 +423,14 @@ class VoxtraApp:
         except CallEnded as exc:
             log.debug("the handler was told of the end: %s", exc)
         except asyncio.CancelledError:
-            call.finish(lifecycle.HandlerReturned())
+            call.finish()
             raise
         except Exception as exc:  # a user's code; told with its traceback, then the call ends
             hint = exc.hint if isinstance(exc, VoxtractlError) else None
             log.exception("the handler of %s failed%s", call.called_number, f"; {hint}" if hint else "")
             call.fail(exc)
             return
-        call.finish(lifecycle.HandlerReturned())
+        call.finish()
 
     # --- calls out --------------------------------------------------------------------------------------
 
@@ -468,12 +469,7 @@ class VoxtraApp:
         wait: bool = True,
     ) -> CallSession:
         """As ``originate``, on this node."""
-        if self.max_channels is not None and len(self.calls) >= self.max_channels:
-            raise LimitReached(
-                f"{self.tenant or self.app_name} has all of its {self.max_channels} calls up",
-                tenant=self.tenant or self.app_name,
-                hint="max_channels in the document",
-            )
+        self._must_have_room()
         trunk = _trunk(endpoint)
         if trunk and (wait_for := self._dialling[hub.journal.node, trunk].check(monotonic())):
             raise OriginateFailed(
@@ -483,6 +479,9 @@ class VoxtraApp:
                 hint=NO_PORT,
             )
         await self._turn()
+        if hub not in self._hubs:
+            raise RuntimeFault("the app was stopped: it calls nobody any more")
+        self._must_have_room()  # others may have had their turn meanwhile
         sent = dict(variables or {})
         if self.tenant is not None and f"@{naming.outbound_context(self.tenant)}" not in endpoint:
             # So that the dialplan counts it (docs/decisions/0004); its own outbound context does so itself.
@@ -505,12 +504,13 @@ class VoxtraApp:
                 f"{endpoint} cannot be called: {exc.message}",
                 disposition="failed",
                 call=call.id,
-                hint=exc.hint,
+                hint=exc.hint or (NO_TRUNK if trunk else None),
             ) from exc
-        except UsageFault:
+        except RuntimeFault:
+            del self.calls[call.id]  # it was not begun
             raise
         except TimeoutError:
-            call.refuse("normal", by=EndedBy.LIMIT)
+            call.refuse("no_answer", by=EndedBy.LIMIT)
             raise OriginateFailed(
                 f"{endpoint} did not answer", disposition="no_answer", call=call.id
             ) from None
@@ -527,6 +527,14 @@ class VoxtraApp:
             call=call.id,
             hint=(NO_PORT if trunk else NO_EXTENSION) if ended.undialled else None,
         )
+
+    def _must_have_room(self) -> None:
+        if self.max_channels is not None and len(self.calls) >= self.max_channels:
+            raise LimitReached(
+                f"{self.tenant or self.app_name} has all of its {self.max_channels} calls up",
+                tenant=self.tenant or self.app_name,
+                hint="max_channels in the document",
+            )
 
     async def _turn(self) -> None:
         """Wait until the next call may go out: calls_per_second, evenly spread."""

@@ -39,12 +39,12 @@ from voxtractl.errors import (
     AriUnreachable,
     CallEnded,
     CallError,
-    UsageFault,
+    RuntimeFault,
     VoxtractlError,
 )
 from voxtractl.runtime import lifecycle
 from voxtractl.runtime.journal import Journal
-from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal
+from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal, State
 from voxtractl.runtime.session import CallSession
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ UNREAD: Final = [
     "PlaybackContinuing",
     "RecordingStarted",
 ]
+INSIST_PAUSES: Final = (0.0, 0.2, 0.4, 0.8, 1.6, *[3.2] * 18)  # seconds; together a minute
 RESYNC_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)  # seconds after a try that failed; the last one from then on
 END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
 NEWEST: Final = Release(99, 0)  # a build that is no release
@@ -148,6 +149,7 @@ class Hub:
         self.sessions: dict[str, CallSession] = {}
         self.draining = False
         self._stopped = False
+        self._ending = False  # a drain's time is over
         self.elsewhere: Callable[[str], Sequence[str]] = lambda app: ()  # the app at other workers that live
         self.failed: asyncio.Future[None] | None = None
         self._takers: dict[tuple[str, str], Taker] = {}
@@ -159,7 +161,7 @@ class Hub:
         self._aux_of: dict[str, str] = {}  # channel or bridge of ours → the call it belongs to
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._sending: set[str] = set()  # calls whose originate has no answer yet
+        self._sending: dict[str, asyncio.Future[Any]] = {}  # the originates that have no answer yet
         self._empty: asyncio.Event | None = None  # set when the last call of a drain is over
 
     # --- life -------------------------------------------------------------------------------------------
@@ -254,6 +256,7 @@ class Hub:
         """
         self.draining = True
         await self._emptied(seconds)
+        self._ending = True
         rest = list(self.table.live)
         for call_id in rest:
             self.feed(call_id, lifecycle.HangUp(by, "normal"))
@@ -283,22 +286,25 @@ class Hub:
         """Run it in the hub's loop and wait for it in this one."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
 
-    def feed(self, call_id: str, signal: Signal) -> None:
-        """Tell the call table; from whatever thread."""
+    def feed(self, call_id: str, signal: Signal, *, of: CallSession | None = None) -> None:
+        """Tell the call table; from whatever thread. Not when it is ``of`` a session that has the call no
+        more."""
         try:
             here = asyncio.get_running_loop() is self._loop
         except RuntimeError:
             here = False
         if here:
-            self._feed(call_id, signal)
+            self._feed(call_id, signal, of)
         else:
-            self.loop.call_soon_threadsafe(self._feed, call_id, signal)
+            self.loop.call_soon_threadsafe(self._feed, call_id, signal, of)
 
-    def _feed(self, call_id: str, signal: Signal) -> None:
+    def _feed(self, call_id: str, signal: Signal, of: CallSession | None = None) -> None:
+        if of is not None and self.sessions.get(call_id) is not of:
+            return
         for action in self.table.feed(call_id, signal, monotonic()):
             match action:
                 case lifecycle.Delete(call_id, reason):
-                    self._send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
+                    self._delete(call_id, reason)
                 case lifecycle.Look(call_id):
                     self._send(requests.channel(call_id), partial(self._looked, call_id))
                 case lifecycle.Gone(call_id):
@@ -306,6 +312,13 @@ class Hub:
                         session.post(session.gone)
                 case lifecycle.End(ended):
                     self._end(ended)
+
+    def _delete(self, call_id: str, reason: str) -> None:
+        sending = self._sending.get(call_id)
+        if sending is None:
+            self._send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
+        else:  # a DELETE over the websocket overtakes a POST over HTTP, and its 404 would be believed
+            sending.add_done_callback(lambda _: self._delete(call_id, reason))
 
     def _end(self, ended: lifecycle.Ended) -> None:
         session = self.sessions.pop(ended.call_id, None)
@@ -353,27 +366,39 @@ class Hub:
                 where=self.ari.url,
                 hint="end the other process",
             )
+        if self._stopped or self._ending:
+            raise RuntimeFault("the runtime is being stopped: it calls nobody any more")
         self.open(session, up=False)
-        self._sending.add(session.id)
-        try:
-            await self.ari.originate(channel_id=session.id, **how)
-        except UsageFault:
-            self._feed(session.id, lifecycle.Missing())
-            raise
-        except AriError as exc:
-            # Without an answer it may ring: end it, if it is there.
-            unknown = isinstance(exc, AriUnreachable)
-            self._feed(session.id, lifecycle.HangUp(EndedBy.LOST) if unknown else lifecycle.Missing())
-            raise
-        finally:
-            self._sending.discard(session.id)
+        # In a task of its own: who gives up the call must not take back a request that may be on its way.
+        sending = asyncio.ensure_future(self.ari.originate(channel_id=session.id, **how))
+        self._sending[session.id] = sending
+        sending.add_done_callback(partial(self._originated, session.id))
+        await asyncio.shield(sending)
+
+    def _originated(self, call_id: str, sending: "asyncio.Future[Any]") -> None:
+        del self._sending[call_id]
+        error = None if sending.cancelled() else sending.exception()
+        if isinstance(error, AriUnreachable):
+            self._feed(call_id, lifecycle.HangUp(EndedBy.LOST))  # without an answer it may ring
+        elif error is not None or sending.cancelled():
+            self._feed(call_id, lifecycle.Missing())
 
     def _deleted(self, call_id: str, answer: Answer) -> None:
         if answer.status == 404:
             self._feed(call_id, lifecycle.Missing())
 
     def _looked(self, call_id: str, answer: Answer) -> None:
-        self._feed(call_id, lifecycle.Missing() if answer.status == 404 else lifecycle.Present())
+        if answer.status == 404:
+            self._feed(call_id, lifecycle.Missing())
+        else:
+            self._present(call_id, answer.body if answer.status == 200 else {})
+
+    def _present(self, call_id: str, channel: Mapping[str, Any]) -> None:
+        """Asterisk has it. One that was to leave, and is still in the app, was never sent on."""
+        self._feed(call_id, lifecycle.Present())
+        known = self.table.live.get(call_id)
+        if known is not None and known.state is State.LEAVING and _is_inside(channel):
+            self._feed(call_id, lifecycle.Stayed())
 
     def _subscribed(self, call_id: str, answer: Answer) -> None:
         if answer.status >= 300:
@@ -400,13 +425,16 @@ class Hub:
             told(answer)
 
     async def _insist(self, request: Request) -> Answer | None:
-        """The answer of a request that may be sent twice; None when Asterisk is away: a resync will
-        follow."""
-        for _ in range(2):
+        """The answer of a request that may be sent twice; None when the event connection is down: a resync
+        will follow; or when a minute was not enough."""
+        for pause in INSIST_PAUSES:
             try:
                 return await self.ari.ask(request)
             except AriError as exc:
                 log.warning("%s %s: %s", request.method, request.path, exc)
+            if self._stopped or not self.connected:
+                return None
+            await asyncio.sleep(pause)
         return None
 
     async def has(self, feature: Feature) -> bool:
@@ -436,17 +464,21 @@ class Hub:
 
         Raises CallEnded, or AriError when Asterisk refuses.
         """
+        session = self.sessions.get(call_id)
         aux = self.own(call_id)
-        for request in (
-            requests.create_bridge(aux, "mixing", self.sessions[call_id].app),  # the name says whose it is
-            requests.add_to_bridge(aux, channels),
-        ):
-            answer = await self.ask(request)
-            if answer.status >= 300 or aux not in self._aux_of:
-                await self.remove_aux(aux)
-                if call_id not in self.sessions or answer.status < 300:
-                    raise CallEnded("a bridge", call=call_id)
-                raise self.ari.refused(request, answer)
+        app = session.app if session is not None else ""  # the name of a bridge says whose it is
+        try:
+            for request in (
+                requests.create_bridge(aux, "mixing", app),
+                requests.add_to_bridge(aux, channels),
+            ):
+                await self._made(request)
+                self._still_own(aux, call_id)
+        except BaseException as exc:
+            self._drop(aux)
+            if isinstance(exc, AriError) and call_id not in self.sessions:
+                raise CallEnded("a bridge", call=call_id) from exc
+            raise
         return aux
 
     async def open_aux(
@@ -472,12 +504,16 @@ class Hub:
                 await asyncio.wrap_future(entered)
             self._still_own(aux, call_id)
         except BaseException:
-            self._aux_of.pop(aux, None)
-            self.loop.call_soon_threadsafe(lambda: self._spawn(self._remove_aux(aux)))
+            self._drop(aux)
             raise
         finally:
             self._aux.pop(aux, None)
         return made
+
+    def _drop(self, aux: str) -> None:
+        """Remove what was not made, or not needed, in the end; from whatever loop."""
+        self._aux_of.pop(aux, None)
+        self.loop.call_soon_threadsafe(lambda: self._spawn(self._remove_aux(aux)))
 
     async def _made(self, request: Request) -> Mapping[str, Any]:
         """The body of Asterisk's answer, from whatever loop."""
@@ -517,14 +553,25 @@ class Hub:
             if entered is not None and not entered.done():
                 entered.set_result(None)
             return
-        session = self.sessions.get(call_id)
-        if session is not None:
-            self._feed(call_id, lifecycle.Started())
-            session.post(session.came, channel)
+        if call_id in self.sessions:
+            self._arrived(event["application"], channel, event["args"])
         elif self.table.known(call_id):
             self._feed(call_id, lifecycle.Started())  # believed to be over; the table knows what to do
         else:
             self._begin(event["application"], channel, event["args"])
+
+    def _arrived(self, app: str, channel: Mapping[str, Any], args: list[str]) -> None:
+        """A call that is known here is in an app: it was answered, or the dialplan has brought it there, to
+        the tenant whose call it is or to another."""
+        session = self.sessions[channel["id"]]
+        taker, rest = self._taker(app, args)
+        others = app != session.app or (taker is not None and taker.tenant != session.tenant)
+        if others and self.table.live[session.id].away:
+            self._feed(session.id, lifecycle.WentOn(app))
+            self._begin(app, channel, args)
+        else:
+            self._feed(session.id, lifecycle.Started())
+            session.post(session.came, channel, rest)
 
     def _taker(self, app: str, args: list[str]) -> tuple[Taker | None, list[str]]:
         """Who gets the call, and its arguments without the tenant's slug."""
@@ -561,11 +608,12 @@ class Hub:
         self, app: str, taker: Taker, channel: Mapping[str, Any], args: list[str], begin: str
     ) -> CallSession:
         """A channel that is in the app becomes a call."""
+        # So that the end is told also after the call left the app (facts G1). Not every id can be subscribed.
+        subscription = requests.subscribe(app, [f"channel:{channel['id']}"])
         session = taker.session_type(self, taker, channel, args, Direction.INBOUND, app=app)
         self.open(session, up=channel["state"] == "Up", begin=begin)
         self._feed(session.id, lifecycle.Started())
-        # So that the end is told also after the call left the app (facts G1).
-        self._send(requests.subscribe(app, [f"channel:{session.id}"]), partial(self._subscribed, session.id))
+        self._send(subscription, partial(self._subscribed, session.id))
         return session
 
     async def _take_by_dnid(self, taker: Taker, session: CallSession) -> None:
@@ -595,7 +643,7 @@ class Hub:
 
     async def places(self, channels: Iterable[Mapping[str, Any]]) -> list[Place]:
         """Those of these channels that are in a Stasis app. Raises AriError."""
-        inside = [row for row in channels if row["dialplan"].get("app_name") == "Stasis"]
+        inside = [row for row in channels if _is_inside(row)]
         notes = await self.ari.ask_all([requests.get_variable(row["id"], PLACE) for row in inside])
         return [
             _place(row, str(note.body["value"]) if note.status == 200 else "")
@@ -613,9 +661,9 @@ class Hub:
                 return
         await self._insist(requests.hangup(call_id, "congestion"))
 
-    async def exists(self, call_id: str, context: str, extension: str) -> bool:
+    async def exists(self, call_id: str, context: str, extension: str, priority: int = 1) -> bool:
         """True when the dialplan has it; asked over a channel that is up."""
-        name = f"DIALPLAN_EXISTS({context},{extension},1)"
+        name = f"DIALPLAN_EXISTS({context},{extension},{priority})"
         answer = await self.ask(requests.get_variable(call_id, name))
         return answer.status == 200 and answer.body.get("value") == "1"
 
@@ -657,12 +705,19 @@ class Hub:
             self.answered(session)
 
     def answered(self, session: CallSession) -> None:
-        """Asterisk says the call is up: by an event or by its answer to ours, whichever comes first."""
-        if session.is_up:
-            return
+        """Asterisk says the call is up: by an event or by its answer to ours, whichever comes first; from
+        whatever loop."""
         session.is_up = True
-        self._feed(session.id, lifecycle.Answered())
-        self.journal.write("call_answered", session.told)
+        if asyncio.get_running_loop() is self._loop:
+            self._answered(session)
+        else:
+            self.loop.call_soon_threadsafe(self._answered, session)
+
+    def _answered(self, session: CallSession) -> None:
+        known = self.table.live.get(session.id)
+        if known is not None and known.answered is None:
+            self._feed(session.id, lifecycle.Answered())
+            self.journal.write("call_answered", session.told)
 
     def _on_channel_event(self, event: Any) -> None:
         session = self.sessions.get(event["channel"]["id"])
@@ -719,8 +774,9 @@ class Hub:
             try:
                 await self._filter(sorted(self._registered))
                 await self._resync(adopting=False)
-            except AriError as exc:
-                log.warning("the calls could not be compared with Asterisk: %s", exc)
+            except Exception as exc:
+                ours = exc if not isinstance(exc, AriError) else None  # a fault of ours has a traceback
+                log.warning("the calls could not be compared with Asterisk: %s", exc, exc_info=ours)
                 await asyncio.sleep(pause)
             else:
                 return
@@ -739,8 +795,14 @@ class Hub:
         await self.ari.ask_all([requests.subscribe(s.app, [f"channel:{s.id}"]) for s in live])
         channels = {row["id"]: row for row in await self.ari.request(requests.channels())}
         for session in live:
-            if session.id not in self._sending:
-                self._feed(session.id, lifecycle.Present() if session.id in channels else lifecycle.Lost())
+            if session.id in self._sending:
+                continue
+            if session.id in channels:
+                self._present(session.id, channels[session.id])
+                session.post(session.resync)
+            else:
+                self._feed(session.id, lifecycle.Lost())
+        await self._come_back([channels[s.id] for s in live if s.id in channels])
         strange = [row for row in channels.values() if not self.table.known(row["id"])]
         for place in await self.places(strange):
             if place.app in self._registered and not self.table.known(place.channel["id"]):
@@ -752,6 +814,16 @@ class Hub:
                 and row["name"] in self._registered
             ):
                 self._spawn(self._insist(requests.destroy_bridge(row["id"])))
+
+    async def _come_back(self, channels: Iterable[Mapping[str, Any]]) -> None:
+        """Calls of ours whose StasisStart was lost: they were answered, or came back from the dialplan."""
+        for place in await self.places(row for row in channels if self._may_come(row["id"])):
+            if place.app in self._registered and self._may_come(place.channel["id"]):
+                self._arrived(place.app, place.channel, place.args)
+
+    def _may_come(self, call_id: str) -> bool:
+        known = self.table.live.get(call_id)
+        return known is not None and (known.away or known.visits == 0)
 
     def _found(self, channel: Mapping[str, Any], app: str, args: list[str], *, adopting: bool) -> None:
         """A channel that waits in one of our apps and that nobody here knows."""
@@ -778,6 +850,11 @@ class Hub:
         if not task.cancelled() and (error := task.exception()):
             level = logging.WARNING if isinstance(error, VoxtractlError) else logging.ERROR
             log.log(level, "a step of a call failed: %s", error, exc_info=error)
+
+
+def _is_inside(channel: Mapping[str, Any]) -> bool:
+    """It is in a Stasis app, and not elsewhere in the dialplan."""
+    return bool((channel.get("dialplan") or {}).get("app_name") == "Stasis")
 
 
 def _line_of(channel: Mapping[str, Any]) -> str:

@@ -64,6 +64,7 @@ __all__ = [
     "Started",
     "State",
     "Stayed",
+    "WentOn",
 ]
 
 RECENT_MAX: Final = 10_000  # ids of ended calls; at 100 calls/s late signals of 100 s are known as such
@@ -167,14 +168,25 @@ class MediaLost:
 
 @dataclass(frozen=True, slots=True)
 class HandlerReturned:
-    """Nobody attends to it any more."""
+    """Nobody attends to it any more. ``visit``: how often it had come into the app when that was true; a call
+    that has come back since is another handler's. 0 holds always."""
+
+    visit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerRaised:
-    """Its handler failed with ``error``."""
+    """Its handler failed with ``error``; ``visit`` as of HandlerReturned."""
 
     error: str
+    visit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WentOn:
+    """The dialplan has brought it into another app, where it is a call of its own."""
+
+    app: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +222,7 @@ Signal = (
     | MediaLost
     | HandlerReturned
     | HandlerRaised
+    | WentOn
     | Doubted
     | Missing
     | Present
@@ -334,11 +347,13 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Signal], Move]]] = MappingProxyTy
             **_STOP,
             LeftStasis: Move(State.LEFT),
             Stayed: Move(State.RINGING),
+            WentOn: Move(State.ENDED, (Gone, End)),
             Doubted: Move(State.LEAVING, (Look,)),
         },
         State.LEFT: {
             **_STOP,
             Started: Move(State.RINGING),
+            WentOn: Move(State.ENDED, (Gone, End)),
             Doubted: Move(State.LEFT, (Look,)),
         },
         State.ENDING: {
@@ -375,6 +390,12 @@ class Call:
     looking: bool = False  # a StasisEnd or a 404 said that it may be gone
     by_media: bool = False  # the first sign was the media connection: the far side's request tells more
     handler_over: HandlerReturned | HandlerRaised | None = None  # while it was LEAVING
+    visits: int = 0  # how often it came into the app
+
+    @property
+    def away(self) -> bool:
+        """It is elsewhere in the dialplan, or on its way there."""
+        return self.state in {State.LEAVING, State.LEFT}
 
 
 class CallTable:
@@ -415,6 +436,8 @@ class CallTable:
         call = self._live.get(call_id)
         if call is None:
             return self._late(call_id, signal)
+        if isinstance(signal, (HandlerReturned, HandlerRaised)) and 0 < signal.visit < call.visits:
+            return ()
         _learn(call, signal, now)
         if isinstance(signal, Dialled):
             if signal.status == "ANSWER":
@@ -428,7 +451,7 @@ class CallTable:
         call.state = State.UP if move.to is State.RINGING and call.answered is not None else move.to
         actions = tuple(action for ask in move.asks for action in _ACT[ask](call, now))
         if call.state is State.ENDED:
-            self._forget(call, certain=isinstance(signal, Destroyed))
+            self._forget(call, certain=isinstance(signal, Destroyed | WentOn))
         if isinstance(signal, Stayed) and call.handler_over is not None:
             return (*actions, *self.feed(call_id, call.handler_over, now))
         return actions
@@ -460,6 +483,7 @@ def _learn(call: Call, signal: Signal, now: float) -> None:
             call.looking = False
         case Started():
             call.looking, call.handler_over = False, None
+            call.visits += 1
         case HandlerReturned() | HandlerRaised() if call.state is State.LEAVING:
             call.handler_over = signal
 
@@ -473,6 +497,8 @@ def _blame(call: Call, signal: Signal) -> None:
             _ours(call, EndedBy.HANDLER, "normal")
         case HandlerRaised(error):
             _ours(call, EndedBy.HANDLER, "failure", error)
+        case WentOn(app):
+            _ours(call, EndedBy.ASTERISK, "normal", f"it went on to the Stasis app {app}")
         case MediaLost(why):
             _ours(call, EndedBy.ASTERISK, "normal", f"media: {why}")
             call.by_media = True

@@ -23,10 +23,10 @@ from voxtractl.ari import requests
 from voxtractl.ari.client import stop_playback
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import (
-    BadRequest,
+    AriError,
+    AriUnreachable,
     CallEnded,
     CallError,
-    Conflict,
     MediaFailed,
     QueueUnknown,
     SpeechUnavailable,
@@ -50,6 +50,7 @@ C = TypeVar("C", bound=Callback)
 T = TypeVar("T")
 
 SOUND_MAX: Final = 3600.0  # seconds: Asterisk tells no end of some playbacks (facts G6); a handler goes on
+GONE_GRACE: Final = 0.2  # seconds until the event of an end has come, after a refusal that may be due to it
 END_TIMEOUT: Final = 10.0  # seconds Asterisk gets to end a call before hangup() returns all the same
 SPOKEN: Final = frozenset({"number", "digits", "characters"})  # by Asterisk itself; it cannot stop them
 SCHEMES: Final = SPOKEN | {"sound", "recording", "tone"}
@@ -162,16 +163,23 @@ class CallSession:
         self._doing: CallState | None = None  # more than ringing or answered
         self._waits: dict[str, tuple[asyncio.Future[Any], str]] = {}
         self._playing: dict[str, list[str]] = {}  # the media of each playback
+        self._quiet: asyncio.Event = asyncio.Event()  # nothing of it plays
+        self._quiet.set()
         self._digits = TypeAhead()
         self._collecting: tuple[Collector, asyncio.Future[Collected]] | None = None
         self._hooks: list[Callback] = []
         self._digit_hooks: list[Callable[[str], object]] = []
         self._over = asyncio.Event()
+        self._home = asyncio.Event()  # in its app, or over; not while it is elsewhere in the dialplan
+        self._home.set()
+        # Whether somebody has it: a handler, or who called; None until it is given to one.
+        self.attended: bool | None = True if direction is Direction.OUTBOUND else None
+        self._visits = 1 if direction is Direction.INBOUND else 0  # how often it came into its app
         self._ends: list[asyncio.Future[None]] = []  # who waits for it in hangup()
         self._entered = ""  # the queue it is in, or was
         self._queue_answered = False
         self._leg: Leg | None = None
-        self._bridge: str | None = None
+        self._bridge: str | None = None  # our own: the call and its media
         self._leg_lock = asyncio.Lock()
         self._legs: list[Leg] = []
         self._barge: asyncio.Event | None = None
@@ -225,22 +233,46 @@ class CallSession:
     # --- answering and ending ---------------------------------------------------------------------------
 
     async def answer(self) -> None:
-        """Answer the call; nothing happens when it is up, so an originated call may be answered too."""
-        if self.is_up:
+        """Answer the call; nothing happens when it is up, so an originated call may be answered too.
+
+        A sound that was begun before is heard to its end first, a tone is stopped: Asterisk answers a channel
+        when its sounds have ended. For a call out that still rings: wait until it is answered.
+        """
+        if self.is_up and not self._is_coming:
             self._check("answer")
             return
-        await self._hush()
+        if self.direction is Direction.OUTBOUND:
+            await self._answered_by_them()
+            return
+        await self._until_quiet("answer")
         await self._command(requests.answer(self.id, first=self.untouched), "answer")
         self._hub.answered(self)
+
+    @property
+    def _is_coming(self) -> bool:
+        """A call out that is not in the app yet."""
+        return "up" in self._waits and not self._waits["up"][0].done()
+
+    async def _answered_by_them(self) -> None:
+        waiting = self._waits.get("up")
+        if waiting is not None:
+            await asyncio.shield(waiting[0])
+        self._check("answer")
 
     async def hangup(self, reason: str = "normal") -> None:
         """End the call and wait until Asterisk has ended it; nothing happens when it is over.
 
-        ``reason``: normal, busy, congestion, no_answer, rejected, or another word of Asterisk's.
+        ``reason``: normal, busy, congestion, no_answer, rejected, or another word of Asterisk's. Raises
+        UsageFault for a word that is none.
         """
+        if reason not in requests.HANGUP_REASONS:
+            raise UsageFault(
+                f"Asterisk knows no reason {reason!r} to hang up",
+                hint=f"one of {', '.join(requests.HANGUP_REASONS)}",
+            )
         if self._over.is_set():
             return
-        self._hub.feed(self.id, lifecycle.HangUp(EndedBy.HANDLER, reason))
+        self._tell(lifecycle.HangUp(EndedBy.HANDLER, reason))
         ended: asyncio.Future[None] = (
             self._loop.create_future()
         )  # lighter than asyncio.timeout, for each call
@@ -321,12 +353,15 @@ class CallSession:
         playback = uuid4().hex
         done = self._expect(playback, op)
         self._playing[playback] = media
+        self._quiet.clear()
         target = self._bridge if self._bridge is not None else self.id
         build = requests.play_bridge if self._bridge is not None else requests.play
         try:
             await self._command(build(target, playback, media, lang=lang or None), op)
-        except BaseException:
+        except BaseException as exc:
             self._forget(playback)
+            if isinstance(exc, (asyncio.CancelledError, AriUnreachable)):  # it may have begun
+                self._background(self._end_sound(playback, media))
             raise
         ended = self._watch_playback(playback, done, media, op, timeout)
         return await ended if wait else self._later(ended, Played(media[-1], "started"))
@@ -370,12 +405,22 @@ class CallSession:
         if self._leg is not None:
             self._leg.clear()
 
-    async def _hush(self) -> None:
-        """Stop tones: Asterisk answers and bridges a channel only when its sounds have ended (measured), and
-        a tone never does."""
-        for playback, media in list(self._playing.items()):
-            if any(uri.startswith("tone:") for uri in media):
+    async def _stop_sounds(self, *, tones: bool = False) -> None:
+        """Stop what can be stopped of all that plays, or only the tones, which never end."""
+        for playback, media in [] if self._is_gone else list(self._playing.items()):
+            if not tones or any(uri.startswith("tone:") for uri in media):
                 await self._end_sound(playback, media)
+
+    async def _until_quiet(self, op: str, *, at_once: bool = False) -> None:
+        """Wait until nothing plays any more; tones are stopped, ``at_once`` all that can be stopped.
+
+        Asterisk answers, bridges and sets a variable of a channel only when its sounds have ended (measured).
+        Waiting for its answer would occupy a connection that other calls need.
+        """
+        await self._stop_sounds(tones=not at_once)
+        if self._bridge is None and not self._quiet.is_set():  # what plays in a bridge holds up nothing
+            await self._through(self._quiet.wait(), op)
+        self._check(op)
 
     async def _end_sound(self, playback: str, media: list[str]) -> None:
         """Have Asterisk end a sound; nothing happens when it is over. What it cannot stop goes to the log."""
@@ -425,8 +470,12 @@ class CallSession:
             self._waits.pop("digits", None)
 
     async def send_dtmf(self, digits: str, *, between: int = 100, duration: int = 100) -> None:
-        """Send digits to the other side; ``between`` and ``duration`` in milliseconds."""
+        """Send digits to the other side; ``between`` and ``duration`` in milliseconds. Returns when they have
+        been sent; ``w`` is a pause of half a second, ``W`` of a second."""
         await self._command(requests.dtmf(self.id, digits, between=between, duration=duration), "send_dtmf")
+        pauses = digits.count("w") * 0.5 + digits.count("W")
+        keys = len(digits) - digits.count("w") - digits.count("W")
+        await self._through(asyncio.sleep(pauses + keys * (between + duration) / 1000), "send_dtmf")
 
     def on_dtmf(self, callback: "Callable[[str], object]") -> "Callable[[str], object]":
         """Call it with every digit that is pressed, beside ``listen_dtmf``; sync or async."""
@@ -482,9 +531,11 @@ class CallSession:
     async def set_variable(self, name: str, value: object) -> None:
         """Set a channel variable; values become strings as in ``originate``.
 
-        Before Asterisk 20.20 and 22.10 this returns a moment before it is set.
+        It is set when the sounds of the call have ended; a tone is stopped for it. Before Asterisk 20.20 and
+        22.10 this returns a moment before it is set.
         """
         ((key, text),) = requests.variables({name: value}).items()
+        await self._until_quiet("set_variable")
         await self._command(requests.set_variable(self.id, key, text), "set_variable")
 
     # --- leaving ----------------------------------------------------------------------------------------
@@ -492,19 +543,28 @@ class CallSession:
     async def continue_in_dialplan(self, context: str, extension: str = "s", priority: int = 1) -> None:
         """Hand the call to the dialplan; the session lives on until the call is really over.
 
-        Raises CallError when the dialplan has no such place: the caller stays.
+        Raises CallError when the dialplan has no such place: the caller stays. A sound that plays is heard to
+        its end first, a tone is stopped. When the dialplan brings the call back into this app, the handler
+        that still has it goes on with it, else it is handled anew; in another tenant's app it becomes a call
+        of that tenant, and this session is over.
         """
-        self._check("continue_in_dialplan")
-        if not await self._hub.exists(self.id, context, extension):
-            self._check("continue_in_dialplan")
-            raise CallError(f"the dialplan has no {context},{extension}", call=self.id, hint="dialplan show")
-        self._hub.feed(self.id, lifecycle.Continue())
+        op = "continue_in_dialplan"
+        request = requests.continue_in_dialplan(self.id, context, extension, priority)
+        self._check(op)
+        if not await self._hub.exists(self.id, context, extension, priority):
+            self._check(op)
+            place = f"{context},{extension},{priority}"
+            raise CallError(f"the dialplan has no {place}", call=self.id, hint="dialplan show")
+        await self._until_quiet(op)
+        self._tell(lifecycle.Continue())
+        self._home.clear()
         try:
-            await self._command(
-                requests.continue_in_dialplan(self.id, context, extension, priority), "continue_in_dialplan"
-            )
-        except (BadRequest, Conflict):
-            self._hub.feed(self.id, lifecycle.Stayed())
+            await self._command(request, op)
+        except BaseException as exc:
+            self._home.set()
+            refused = isinstance(exc, AriError) and not isinstance(exc, AriUnreachable)
+            # Without an answer it may have gone: look where it is.
+            self._tell(lifecycle.Stayed() if refused else lifecycle.Doubted())
             raise
         self._doing = CallState.TRANSFERRING
         self._hub.journal.write("transferred", self.told, to=f"{context},{extension}")
@@ -522,8 +582,9 @@ class CallSession:
         Raises QueueUnknown when Asterisk has no such queue: the caller stays. ``variables`` are set first.
         ``metadata`` is what the agent should know: ``{"intent": "billing"}`` is ``${VOXTRA_INTENT}`` on this
         channel and on the agent's, always as text. Raises UsageFault for a key that cannot be a variable.
-        Waits until the call is over, so that a handler may end with ``hangup()``; ``wait=False`` returns when
-        the caller is in the queue. The status is also in ``queue_status`` and in the event call_ended.
+        Waits until the call is over, so that a handler may end with ``hangup()``, or back in the app, when a
+        dialplan of your own brings it there; ``wait=False`` returns when the caller is in the queue. The
+        status is also in ``queue_status`` and in the event call_ended.
         """
         # With __ every channel that is made for this one has it too.
         told = {f"__VOXTRA_{key}".upper(): str(value) for key, value in (metadata or {}).items()}
@@ -539,7 +600,7 @@ class CallSession:
             raise
         if not wait:
             return Queued(queue, "")
-        await self._over.wait()
+        await self._home.wait()
         return Queued(queue, self.queue_status or "")
 
     @property
@@ -562,7 +623,7 @@ class CallSession:
                 return context, queue
         self._check("transfer_to_queue")
         raise QueueUnknown(
-            f"there is no queue {queue!r} here", call=self.id, hint="voxtractl tenant show; it must be pushed"
+            f"there is no queue {queue!r} here", call=self.id, hint="is it in the document, and pushed?"
         )
 
     async def transfer(self, to: str, *, timeout: float = 30.0, context: str | None = None) -> Ended:
@@ -579,11 +640,14 @@ class CallSession:
             other = await self.consult(to, timeout=timeout, context=context)
         except BaseException:
             self._doing = None
+            await self._stop_sounds(tones=True)
             raise
-        finally:
-            await self._hush()
         self._hub.journal.write("transferred", self.told, to=to)
-        return await self.bridge_with(other)
+        try:
+            return await self.bridge_with(other)
+        except BaseException:
+            other.refuse("normal")
+            raise
 
     transfer_to = transfer
 
@@ -609,28 +673,73 @@ class CallSession:
             endpoint, caller_id=self.caller_number or None, timeout=timeout, hub=self._hub
         )
         other = await self._through(ringing, "consult")
+        if self._is_gone:  # both happened before we came to know
+            other.refuse("normal")
+            raise CallEnded("consult", call=self.id)
         self._consulted.append(other)
         return other
 
     async def bridge_with(self, other: "CallSession") -> Ended:
         """Let both hear each other until one hangs up; the other is ended too. Returns the end of this
-        call."""
-        self._check("bridge_with")
+        call.
+
+        Sounds and music on hold of both are stopped. Raises CallError when the other call is over, or was
+        not answered yet: this one stays. Who gives up waiting has this call as it was before, and the other
+        too.
+        """
+        op = "bridge_with"
+        self._check(op)
+        if other._is_gone or other._is_coming:
+            raise self._not_here(other)
         await self.answer()
-        await self._hush()
-        await other._hush()
-        bridge = await self._hub.open_bridge(self.id, [self.id, other.id])
+        try:
+            for call in (self, other):
+                await call._until_quiet(op, at_once=True)
+                if call._doing is CallState.ON_HOLD:
+                    await call.unhold()
+            bridge = await self._hub.open_bridge(self.id, [self.id, other.id])
+        except (AriError, CallEnded) as exc:
+            await self._unless_gone(op, exc)
+            try:
+                await other._unless_gone(op, exc)
+            except CallEnded:
+                raise self._not_here(other) from exc
+            raise
         self._doing = other._doing = CallState.IN_PROGRESS
         ends = [asyncio.ensure_future(self.wait_ended()), asyncio.ensure_future(other.wait_ended())]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            await asyncio.shield(self._background(self._apart(bridge, other)))
+            raise
         finally:
             for end in ends:
                 end.cancel()
-            self._background(self._hub.remove_aux(bridge))
+        self._background(self._hub.remove_aux(bridge))
         await other.hangup()
         await self.hangup()
         return await self.wait_ended()
+
+    def _not_here(self, other: "CallSession") -> CallError:
+        what = "was not answered yet" if other._is_coming and not other._is_gone else "is over"
+        return CallError(f"bridge_with: the other call, {other.id}, {what}", call=self.id)
+
+    async def _apart(self, bridge: str, other: "CallSession") -> None:
+        """Both as they were before they were connected, each in the bridge of its own media if it has one."""
+        await self._hub.remove_aux(bridge)
+        for call in (self, other):
+            if not call._is_gone:
+                call._doing = None
+                if call._bridge is not None:
+                    await call._command(requests.add_to_bridge(call._bridge, [call.id]), "bridge_with")
+
+    async def _joined(self, op: str, channels: Sequence[str]) -> str:
+        """A bridge of our own with these channels. Raises CallEnded when the caller is gone meanwhile."""
+        try:
+            return await self._hub.open_bridge(self.id, channels)
+        except AriError as exc:
+            await self._unless_gone(op, exc)
+            raise
 
     # --- recording --------------------------------------------------------------------------------------
 
@@ -658,30 +767,44 @@ class CallSession:
         if direction not in ("both", "in", "out"):
             raise UsageFault(f"record_start takes the direction both, in or out, not {direction!r}")
         self._recordings_begun += 1
-        if sink is not None:
-            leg = await self.snoop(direction, rate=8000)
-            done = asyncio.ensure_future(self._feed_sink(name, leg, sink))
-            done.add_done_callback(_taken)
-            self._recordings[name] = _Recording("pcm", done, leg=leg)
-            return name
-        snooped = await self._aux(
-            partial(requests.snoop, self.id, app=self.app, spy=cast("Any", direction)), "record_start"
-        )
         future: asyncio.Future[Recorded] = self._loop.create_future()
         future.add_done_callback(_taken)
-        self._recordings[name] = _Recording(fmt, future, channel=snooped)
-        answer = await self._hub.ask(
-            requests.record(snooped, name, fmt, max_duration=max_seconds, if_exists="fail", beep=beep)
+        self._recordings[name] = recording = _Recording(fmt, future)  # the name is taken from now on
+        try:
+            if sink is not None:
+                leg = await self.snoop(direction, rate=8000)
+                done = asyncio.ensure_future(self._feed_sink(name, leg, sink))
+                done.add_done_callback(_taken)
+                self._recordings[name] = _Recording("pcm", done, leg=leg)
+            else:
+                await self._record(name, recording, direction, max_seconds, beep=beep)
+        except BaseException:
+            self._recordings.pop(name, None)
+            raise
+        return name
+
+    async def _record(
+        self, name: str, recording: _Recording, direction: str, max_seconds: int, *, beep: bool
+    ) -> None:
+        """Have Asterisk record into a file, on a channel that listens in."""
+        snooped = await self._snooped(direction, "record_start")
+        self._recordings[name] = recording._replace(channel=snooped)
+        request = requests.record(
+            snooped, name, recording.format, max_duration=max_seconds, if_exists="fail", beep=beep
         )
+        try:
+            answer = await self._hub.ask(request)
+        except BaseException:
+            self._background(self._hub.remove_aux(snooped))
+            raise
         if answer.status >= 300:
-            del self._recordings[name]
             await self._hub.remove_aux(snooped)
+            await self._unless_gone("record_start")
             raise MediaFailed(
                 f"Asterisk does not record {name}: {answer.message}",
                 call=self.id,
                 hint="is the name taken? does its folder exist, and may Asterisk write there?",
             )
-        return name
 
     async def record_stop(self, name: str | None = None) -> Recorded:
         """End a recording (the last one begun) and return it when Asterisk has written it."""
@@ -748,23 +871,37 @@ class CallSession:
             except BaseException:
                 await leg.close()
                 raise
-            leg.on_close(self._leg_closed)
+            leg.on_close(partial(self._leg_closed, leg))
             self._leg = leg
             return leg
 
     async def snoop(self, spy: str = "both", *, rate: int = 8000) -> "Leg":
         """Listen in: a leg that hears the other side (``in``), what it is played (``out``) or ``both``."""
-        snooped = await self._aux(
-            partial(requests.snoop, self.id, app=self.app, spy=cast("Any", spy)), "snoop"
-        )
-        channel, leg = await self._media(rate, "snoop")
+        snooped = await self._snooped(spy, "snoop")
         try:
-            await self._hub.open_bridge(self.id, [snooped, channel])
+            channel, leg = await self._media(rate, "snoop")
+            try:
+                bridge = await self._joined("snoop", [snooped, channel])
+            except BaseException:
+                await leg.close()
+                raise
         except BaseException:
-            await leg.close()
+            self._background(self._hub.remove_aux(snooped))
             raise
         self._legs.append(leg)
+        leg.on_close(partial(self._unsnooped, leg, snooped, bridge))
         return leg
+
+    async def _snooped(self, spy: str, op: str) -> str:
+        """A channel of our own that listens in."""
+        return await self._aux(partial(requests.snoop, self.id, app=self.app, spy=cast("Any", spy)), op)
+
+    def _unsnooped(self, leg: "Leg", snooped: str, bridge: str, why: str) -> None:
+        """Its leg is closed: what it listened with goes too; what a call leaves, the hub removes."""
+        self._legs.remove(leg)
+        if not self._over.is_set():
+            for aux in (snooped, bridge):
+                self._background(self._hub.remove_aux(aux))
 
     async def _media(self, rate: int, op: str) -> tuple[str, "Leg"]:
         from voxtractl.runtime.media import open_leg
@@ -790,18 +927,18 @@ class CallSession:
     async def _own_bridge(self) -> str:
         """The bridge of this call and its media; from then on sounds are played into it."""
         if self._bridge is None:
-            await self._hush()
-            self._bridge = await self._hub.open_bridge(self.id, [self.id])
+            await self._until_quiet("audio_stream", at_once=True)
+            self._bridge = await self._joined("audio_stream", [self.id])
         return self._bridge
 
-    def _leg_closed(self, why: str) -> None:
+    def _leg_closed(self, leg: "Leg", why: str) -> None:
         """The connection of the call's sound ended: so does the call, unless we closed it."""
+        if self._leg is not leg:  # it was left behind when the call went into the dialplan
+            return
         self._leg = None
         if why != "ours" and not self._over.is_set():
             kind = why.partition(":")[0]
-            self._hub.feed(
-                self.id, lifecycle.MediaLost(cast("Any", kind if kind in ("hangup", "eof") else "error"))
-            )
+            self._tell(lifecycle.MediaLost(cast("Any", kind if kind in ("hangup", "eof") else "error")))
 
     async def say(self, text: str, *, barge_in: 'bool | Literal["voice"]' = False) -> "Said":
         """Speak; returns when it has been played. With ``barge_in`` a digit ends it early, with "voice"
@@ -856,7 +993,11 @@ class CallSession:
     async def _through(self, work: "Coroutine[Any, Any, T]", op: str) -> "T":
         """The result of something that takes a while, or CallEnded as soon as the other side is gone."""
         key = f"{op}:{uuid4().hex}"
-        gone = self._expect(key, op)
+        try:
+            gone = self._expect(key, op)
+        except CallEnded:
+            work.close()
+            raise
         task = asyncio.ensure_future(work)
         try:
             await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
@@ -899,6 +1040,21 @@ class CallSession:
             case "Dial" if event["dialstatus"] == "ANSWER":
                 self._queue_answered = True
 
+    def resync(self) -> None:
+        """Events were lost with a connection: ask whether what is waited for is over."""
+        if self._playing or self._recordings or self._stopping:
+            self._background(self._look_again())
+
+    async def _look_again(self) -> None:
+        for playback in list(self._playing):
+            if (await self._hub.ask(requests.playback(playback))).status == 404:
+                self._resolve(playback, "done")
+        for name, recording in (*self._recordings.items(), *self._stopping.items()):
+            if recording.channel is not None and not recording.done.done():
+                answer = await self._hub.ask(requests.recording(name))
+                if answer.status == 404:
+                    self._recorded({"name": name}, failed=False)
+
     def _recorded(self, recording: Mapping[str, Any], *, failed: bool) -> None:
         name = recording["name"]
         found = self._recordings.get(name) or self._stopping.get(name)
@@ -908,12 +1064,28 @@ class CallSession:
             found.done.set_exception(MediaFailed(f"{name}: {recording.get('cause', '')}", call=self.id))
         else:
             found.done.set_result(Recorded(name, found.format, float(recording.get("duration", 0))))
+        if found.channel is not None and name in self._recordings:  # it ended by itself
+            self._background(self._hub.remove_aux(found.channel))
 
-    def came(self, channel: Mapping[str, Any]) -> None:
-        """An originated channel is in the app: it was answered."""
+    def came(self, channel: Mapping[str, Any], args: Sequence[str]) -> None:
+        """It is in the app: an originated channel, for it was answered, or one that comes back."""
         self._channel = channel
-        self._hub.answered(self)
+        self._visits += 1
+        self._doing = None
+        if self._bridge is not None:  # the call left it for the dialplan, its media stayed there
+            self._background(self._hub.remove_aux(self._bridge))
+            self._bridge = None
+        if self._leg is not None:
+            leg, self._leg = self._leg, None
+            self._background(leg.close())
+        if channel["state"] == "Up":
+            self._hub.answered(self)
         self._resolve("up", None)
+        self._home.set()
+        if self.attended is False:
+            self.args = tuple(args)
+            self.called_number = _called(channel, self.args)
+            self._taker.take(self)
 
     def gone(self) -> None:
         """The first sign that the other side is gone: every wait ends now."""
@@ -936,6 +1108,7 @@ class CallSession:
         for other in self._consulted:
             other.refuse("normal")
         self._over.set()
+        self._home.set()
         for waiting in self._ends:
             _settle(waiting)
         hooks, self._hooks = self._hooks, []
@@ -945,7 +1118,8 @@ class CallSession:
 
     def _run_hook(self, hook: Callback) -> None:
         function = hook.func if isinstance(hook, partial) else hook
-        if inspect.iscoroutinefunction(function):
+        call = getattr(function, "__call__", None)  # noqa: B004  an object with an async __call__
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
             task = self._background(cast("Awaitable[object]", hook()))
         else:
             task = self._background(self._in_thread(hook))
@@ -953,39 +1127,48 @@ class CallSession:
 
     async def _in_thread(self, hook: Callback) -> None:
         """Not in asyncio's own pool: six slow hooks (2 cores) would fill it, and one that never returns would
-        hold the end of the process."""
-        done: asyncio.Future[None] = self._loop.create_future()
+        hold the end of the process. What it returns to be awaited (``lambda: persist(call)``) is, in here."""
+        done: asyncio.Future[object] = self._loop.create_future()
 
         def run() -> None:
+            told = None
             try:
-                hook()
+                told = hook()
             except Exception:  # a user's code
                 log.exception("a hook of call %s failed", self.id)
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(_settle, done)
+                self._loop.call_soon_threadsafe(_settle, done, told)
 
         Thread(target=copy_context().run, args=(run,), name=f"hook of {self.id}", daemon=True).start()
-        await done
+        told = await done
+        if inspect.isawaitable(told):
+            await told
 
     def refuse(self, reason: str, *, by: EndedBy = EndedBy.HANDLER) -> None:
         """End the call without waiting for it; for the app."""
-        self._hub.feed(self.id, lifecycle.HangUp(by, reason))
+        self._tell(lifecycle.HangUp(by, reason))
 
-    def finish(self, signal: lifecycle.Signal) -> None:
+    def finish(self) -> None:
         """The handler is done with the call; for the app."""
-        self._hub.feed(self.id, signal)
+        self.attended = False
+        self._tell(lifecycle.HandlerReturned(self._visits))
 
     def fail(self, error: Exception) -> None:
         """The handler raised; for the app."""
         told = f"{type(error).__name__}: {error}"
+        self.attended = False
         self._hub.journal.write("handler_failed", self.told, error=told)
-        self._hub.feed(self.id, lifecycle.HandlerRaised(told))
+        self._tell(lifecycle.HandlerRaised(told, self._visits))
 
     def expect_up(self) -> "asyncio.Future[Ended | None]":
         """Done with None when an originated call is answered, with its end when it was not; for the app."""
         return self._expect("up", "originate")
 
     # --- waiting ----------------------------------------------------------------------------------------
+
+    def _tell(self, signal: lifecycle.Signal) -> None:
+        """Tell the call table, unless this session is over and another has the channel."""
+        self._hub.feed(self.id, signal, of=self)
 
     def _check(self, op: str) -> None:
         if self._is_gone:
@@ -1007,6 +1190,8 @@ class CallSession:
     def _forget(self, playback: str) -> None:
         self._waits.pop(playback, None)
         self._playing.pop(playback, None)
+        if not self._playing:
+            self._quiet.set()
 
     async def _command(self, request: Request, op: str, *, missing: bool = False) -> Answer:
         """Asterisk's answer to a command. Raises CallEnded when the channel is gone, AriError otherwise."""
@@ -1017,14 +1202,33 @@ class CallSession:
             return answer
         if answer.status == 404 or (answer.status in (409, 412) and self._is_gone):
             if not self._is_gone:
-                self._hub.feed(self.id, lifecycle.Doubted())
+                self._tell(lifecycle.Doubted())
             raise CallEnded(op, call=self.id)
         raise self._hub.ari.refused(request, answer)
 
     async def _aux(self, build: Callable[[str], Request], op: str) -> str:
         self._check(op)
-        channel = await self._hub.open_aux(self.id, build)
+        try:
+            channel = await self._hub.open_aux(self.id, build)
+        except (AriError, CallError) as exc:
+            await self._unless_gone(op, exc)
+            raise
         return str(channel["id"])
+
+    async def _unless_gone(self, op: str, exc: Exception | None = None) -> None:
+        """Raise CallEnded when something failed because the caller is gone. Asterisk refuses with many a word
+        then, some before its event of the end has come."""
+        if isinstance(exc, AriUnreachable):
+            return
+        key = f"{op}:{uuid4().hex}"
+        try:
+            await asyncio.wait([self._expect(key, op)], timeout=GONE_GRACE)
+        finally:
+            self._waits.pop(key, None)
+        self._check(op)
+        if (await self._hub.ask(requests.channel(self.id))).status == 404:
+            self._tell(lifecycle.Doubted())
+            raise CallEnded(op, call=self.id)
 
     def _background(self, work: Awaitable[Any]) -> "asyncio.Future[Any]":
         task = asyncio.ensure_future(work)
@@ -1046,9 +1250,9 @@ def _called(channel: Mapping[str, Any], args: Sequence[str]) -> str:
     return str(dialplan.get("exten", ""))
 
 
-def _settle(future: "asyncio.Future[None]") -> None:
+def _settle(future: "asyncio.Future[Any]", result: object = None) -> None:
     if not future.done():
-        future.set_result(None)
+        future.set_result(result)
 
 
 def _taken(future: "asyncio.Future[Any]") -> None:

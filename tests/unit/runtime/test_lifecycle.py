@@ -37,6 +37,7 @@ from voxtractl.runtime.lifecycle import (
     Started,
     State,
     Stayed,
+    WentOn,
 )
 
 IN, OUT = Direction.INBOUND, Direction.OUTBOUND
@@ -333,6 +334,19 @@ CALLS: dict[str, tuple[Direction, tuple[Signal, ...], Told]] = {
         (Started(), Answered(), MediaLost("error"), OUR_SOFT, Lost()),
         Told("answered", "asterisk", 16, asked="DG", detail="media: error"),
     ),
+    "inbound: the dialplan brings it to another tenant": (
+        IN,
+        (Started(), Answered(), Continue(), LeftStasis(), WentOn("voxtra-beta"), Destroyed(16)),
+        Told("answered", "asterisk", 16, asked="G", detail="it went on to the Stasis app voxtra-beta"),
+    ),
+    "inbound: its handler returned, and it comes back to be handled anew": (
+        IN,
+        (
+            *(Started(), Answered(), Continue(), HandlerReturned(1), LeftStasis(), Started()),
+            *(HandlerReturned(1), HandlerRaised("late", 1), HandlerReturned(2), Destroyed(16)),
+        ),
+        Told("answered", "handler", 16, asked="DG"),
+    ),
     "outbound: lost while it rang": (
         OUT,
         (*RING, Missing()),
@@ -400,6 +414,7 @@ def test_a_call_that_is_up_when_it_is_opened_counts_from_there() -> None:
         ((Started(), Continue(), LeftStasis(), Answered()), State.LEFT),
         ((Started(), Answered(), Continue(), LeftStasis(), Started()), State.UP),
         ((Started(), HangUp(EndedBy.HANDLER), LeftStasis()), State.ENDING),
+        ((Started(), Answered(), WentOn("voxtra-beta")), State.UP),
     ],
 )
 def test_states(signals: tuple[Signal, ...], state: State) -> None:
@@ -475,13 +490,20 @@ SIGNALS: st.SearchStrategy[Signal] = st.one_of(
     st.just(Continue()),
     st.just(Stayed()),
     st.builds(MediaLost, st.sampled_from(["hangup", "eof", "error"])),
-    st.just(HandlerReturned()),
-    st.builds(HandlerRaised, st.just("x")),
+    st.builds(HandlerReturned, st.integers(0, 2)),
+    st.builds(HandlerRaised, st.just("x"), st.integers(0, 2)),
+    st.builds(WentOn, st.just("voxtra-beta")),
     st.just(Doubted()),
     st.just(Missing()),
     st.just(Present()),
     st.just(Lost()),
 )
+
+
+def over_at(direction: Direction, signals: list[Signal], *, up: bool) -> int | None:
+    """Which signal ended the call."""
+    ended = (n for n in range(len(signals)) if CALL not in run(direction, *signals[: n + 1], up=up)[1].live)
+    return next(ended, None)
 
 
 @settings(max_examples=500)
@@ -490,7 +512,11 @@ def test_every_order_ends_once(direction: Direction, up: bool, signals: list[Sig
     actions, table = run(direction, *signals, up=up)
     ends = [n for n, action in enumerate(actions) if isinstance(action, End)]
     gones = [n for n, action in enumerate(actions) if isinstance(action, Gone)]
-    terminal = next((n for n, signal in enumerate(signals) if isinstance(signal, TERMINAL)), None)
+    terminal = over_at(direction, signals, up=up)
+    if terminal is None:
+        assert not any(isinstance(signal, TERMINAL) for signal in signals)
+    else:
+        assert isinstance(signals[terminal], (*TERMINAL, WentOn))
     assert len(ends) == (0 if terminal is None else 1)
     assert len(gones) <= 1
     assert (CALL in table.live) == (terminal is None)
@@ -501,7 +527,7 @@ def test_every_order_ends_once(direction: Direction, up: bool, signals: list[Sig
     assert gones[0] < ends[0]
     # Nothing after the end but the DELETE of a channel that was missing and comes all the same.
     after = actions[ends[0] + 1 :]
-    if isinstance(signals[terminal], Destroyed):
+    if isinstance(signals[terminal], Destroyed | WentOn):
         assert after == []
     assert after == [Delete(CALL, "normal")] * len(after)
     assert len(after) <= sum(isinstance(signal, Started) for signal in signals[terminal + 1 :])
@@ -529,7 +555,7 @@ def test_our_own_end_stays_ours_whatever_follows(
     assert actions[0] == Delete(CALL, "normal")
 
 
-@given(signals=st.lists(SIGNALS.filter(lambda signal: not isinstance(signal, TERMINAL)), max_size=14))
+@given(signals=st.lists(SIGNALS.filter(lambda s: not isinstance(s, (*TERMINAL, WentOn))), max_size=14))
 def test_a_call_whose_handler_is_over_is_ended_unless_it_left(signals: list[Signal]) -> None:
     """No call is left up: whatever happened, the end is asked for, under way, or the dialplan's."""
     actions, table = run(IN, Started(), *signals, HandlerReturned())

@@ -1,0 +1,479 @@
+"""Verbs in unusual orders, given up, or at the moment when the other side goes; on the real Asterisk.
+
+After each test no channel and no bridge is left, and each call has ended once (``serving`` looks).
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+
+import pytest
+
+from tests.live.conftest import NodeDocument
+from tests.live.pbx import ACME, Far, Pbx, nothing, pushed, serving, until
+from tests.tools.proxy import proxy
+from tests.tools.sound import loudness
+from voxtractl.errors import AriUnreachable, CallEnded, CallError, LimitReached, RuntimeFault, UsageFault
+from voxtractl.lab import Lab
+from voxtractl.runtime.lifecycle import EndedBy
+from voxtractl.runtime.session import CallSession
+
+SOUND = "sound:hello-world"  # 1.4 s
+LONG = [SOUND] * 20
+MORE = """
+[far-late]
+exten => s,1,Wait(1)
+ same => n,Answer()
+ same => n,Wait(60)
+[far-collects]
+exten => s,1,Answer()
+ same => n,Read(GOT,,10,,1,10)
+ same => n,Set(GLOBAL(GOT)=${GOT})
+ same => n,Wait(60)
+[home-again]
+exten => s,1,Stasis(voxtra-acme,again)
+ same => n,Hangup()
+"""
+
+
+@pytest.fixture
+async def pbx(lab: Lab, node_document: NodeDocument) -> AsyncIterator[Pbx]:
+    async with pushed(lab, node_document) as pbx:
+        top = lab.config_dir / "extensions.conf"
+        if "[far-late]" not in (text := top.read_text()):
+            before, mark, after = text.partition("; >>> voxtractl")
+            top.write_text(f"{before}\n{MORE}\n{mark}{after}")
+            assert pbx.ari("PUT", "asterisk/modules/pbx_config.so")[0] == 204
+        yield pbx
+
+
+async def run(pbx: Pbx, handler: Callable[[CallSession], Awaitable[object]], far: str = "far-wait") -> object:
+    """What the handler of one call gives."""
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, far)
+        return await asyncio.wait_for(seen.result, 30)
+
+
+async def heard(call: CallSession, seconds: float = 0.6) -> float:
+    """How loud it is what the other side of the call is played."""
+    leg = await call.snoop("out")
+    pcm = b""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            async for frame in leg:
+                pcm += frame
+    await leg.close()
+    return loudness(pcm[-8000:])
+
+
+# --- the end ----------------------------------------------------------------------------------------------
+
+
+async def test_a_reason_that_asterisk_does_not_know_is_refused_and_the_call_can_still_be_ended(
+    pbx: Pbx,
+) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        with pytest.raises(UsageFault, match="user_busy"):
+            await call.hangup("user_busy")
+        state = str(call.state)
+        await call.hangup("busy")
+        return state
+
+    assert await run(pbx, handler) == "answered"
+
+
+async def test_a_hook_that_only_returns_something_to_await_is_run_to_its_end(pbx: Pbx) -> None:
+    cleaned: list[str] = []
+
+    async def persist(what: str) -> None:
+        await asyncio.sleep(0)
+        cleaned.append(what)
+
+    class Cleanup:
+        async def __call__(self) -> None:
+            await persist("object")
+
+    async def handler(call: CallSession) -> None:
+        call.on_hangup(lambda: persist("lambda"))
+        call.on_hangup(Cleanup())
+
+    await run(pbx, handler)
+    assert sorted(cleaned) == ["lambda", "object"]
+
+
+# --- leaving and coming back ------------------------------------------------------------------------------
+
+
+async def test_a_call_that_comes_back_is_handled_anew(pbx: Pbx) -> None:
+    visits: list[tuple[str, ...]] = []
+    back = asyncio.Event()
+
+    async def handler(call: CallSession) -> None:
+        visits.append(call.args)
+        if call.args != ("again",):
+            await call.answer()
+            await call.continue_in_dialplan("home-again")
+            return
+        back.set()
+        await call.play(SOUND)
+        await call.hangup()
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        await asyncio.wait_for(back.wait(), 10)
+        assert (await seen.ended()).ended_by == EndedBy.HANDLER
+        assert visits == [(ACME,), ("again",)]
+        assert seen.names().count("call_started") == 1
+
+
+async def test_a_handler_that_still_has_the_call_goes_on_when_it_is_back(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> object:
+        await call.answer()
+        await call.audio_stream(8000)
+        await call.continue_in_dialplan("home-again")
+        await call._home.wait()
+        leg = await call.audio_stream(16000)  # another one: the first was left behind
+        return leg.rate, (await call.play(SOUND)).status
+
+    assert await run(pbx, handler) == (16000, "done")
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        (("far-wait", "s", 99), CallError),
+        (("far-wait", "nobody", 1), CallError),
+        (("far-wait", "s,1", 1), UsageFault),
+    ],
+)
+async def test_a_place_that_is_none_is_refused_and_the_caller_stays(
+    pbx: Pbx, place: tuple[str, str, int], error: type[Exception]
+) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        with pytest.raises(error):
+            await call.continue_in_dialplan(*place)
+        return (await call.play(SOUND)).status
+
+    assert await run(pbx, handler) == "done"
+
+
+async def test_a_connection_that_is_cut_while_a_call_is_sent_on_leaves_no_call_up(pbx: Pbx) -> None:
+    """Whether the command arrived is not known: the call is in the dialplan, or ends with its handler."""
+
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        await ready.wait()
+        between.freeze()
+        asyncio.get_running_loop().call_later(0.2, between.cut)
+        asyncio.get_running_loop().call_later(0.4, between.thaw)
+        await call.continue_in_dialplan("far-wait")
+
+    ready = asyncio.Event()
+    async with (
+        proxy(pbx.lab.http_port) as between,
+        serving(pbx, handler, ari_url=between.url) as (_, seen),
+    ):
+        pbx.call()
+        call = await asyncio.wait_for(seen.call, 10)
+        await until(lambda: call.is_up)
+        ready.set()
+        with pytest.raises(AriUnreachable):
+            await asyncio.wait_for(seen.result, 20)
+        assert (await seen.ended()).ended_by == EndedBy.HANDLER
+
+
+async def test_a_tone_does_not_keep_a_caller_from_the_queue(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        await call.play_tone("ring")
+        await call.set_variable("NOTE", "1")
+        await call.play_tone("ring")
+        async with asyncio.timeout(10):
+            return (await call.transfer_to_queue("support", {"intent": "sales"})).status
+
+    assert await run(pbx, handler) == "ANSWERED"
+
+
+# --- sounds, holding, connecting --------------------------------------------------------------------------
+
+
+async def test_a_long_sound_is_stopped_when_the_caller_is_connected(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> bool:
+        await call.answer()
+        await call.play(*LONG, wait=False)
+        other = await call.consult("Local/s@far-tone/n")
+        began = time.monotonic()
+        bridged = asyncio.ensure_future(call.bridge_with(other))
+        await until(lambda: call.state == "in_progress")
+        soon = time.monotonic() - began < 5
+        loud = await heard(call)
+        await other.hangup()
+        await bridged
+        return soon and loud > 1000
+
+    assert await run(pbx, handler)
+
+
+async def test_a_long_sound_is_stopped_when_the_sound_comes_into_our_hands(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> float:
+        await call.answer()
+        await call.play(*LONG, wait=False)
+        async with asyncio.timeout(5):
+            return (await call.audio_stream(8000)).rate
+
+    assert await run(pbx, handler) == 8000
+
+
+async def test_a_caller_on_hold_hears_who_he_is_connected_with(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> bool:
+        await call.answer()
+        await call.hold()
+        other = await call.consult("Local/s@far-tone/n")
+        bridged = asyncio.ensure_future(call.bridge_with(other))
+        await until(lambda: call.state == "in_progress")
+        loud = await heard(call)
+        await other.hangup()
+        await bridged
+        return loud > 1000
+
+    assert await run(pbx, handler)
+
+
+async def test_who_gives_up_a_bridge_has_both_calls_as_before(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> list[object]:
+        await call.answer()
+        await call.audio_stream(8000)
+        other = await call.consult("Local/s@far-wait/n")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await call.bridge_with(other)
+        told: list[object] = [str(call.state), str(other.state)]
+        await call.play(*LONG, wait=False)
+        told.append(await heard(call) > 100)
+        await other.hangup()
+        return told
+
+    assert await run(pbx, handler) == ["answered", "answered", True]
+
+
+async def test_a_transfer_that_is_given_up_ends_who_was_called(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> int:
+        await call.answer()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await call.transfer("Local/s@far-wait/n")
+        await until(lambda: len(app.calls) == 1)
+        return len(app.calls)
+
+    async with serving(pbx, handler) as (app, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 20) == 1
+
+
+async def test_who_answers_when_the_caller_goes_is_ended_too(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        asyncio.get_running_loop().call_later(0.45, time.sleep, 1.5)  # both come to be known at once
+        await call.transfer("Local/s@far-late/n")
+
+    def late(far: Far) -> None:
+        time.sleep(1.15)
+        far.hangup()
+
+    async with serving(pbx, handler) as (app, seen):
+        far = pbx.call()
+        call = await asyncio.wait_for(seen.call, 10)
+        await until(lambda: call.is_up)
+        hangs_up = asyncio.create_task(asyncio.to_thread(late, far))
+        with pytest.raises(CallEnded):
+            await asyncio.wait_for(seen.result, 20)
+        await hangs_up
+        await until(lambda: not app.calls)
+        await pbx.empty()
+
+
+async def test_a_call_that_is_over_or_rings_cannot_be_connected_and_the_caller_stays(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        gone = await app.originate("Local/s@far-soon/n")
+        await gone.wait_ended()
+        with pytest.raises(CallError, match="is over"):
+            await call.bridge_with(gone)
+        rings = await app.originate("Local/s@far-rings/n", wait=False)
+        with pytest.raises(CallError, match="not answered"):
+            await call.bridge_with(rings)
+        await rings.hangup()
+        return (await call.play(SOUND)).status
+
+    async with serving(pbx, handler) as (app, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 20) == "done"
+
+
+async def test_a_ringing_call_can_be_waited_for(pbx: Pbx) -> None:
+    async with serving(pbx, nothing) as (app, _):
+        call = await app.originate("Local/s@far-late/n", wait=False)
+        await call.answer()
+        assert (await call.play(SOUND)).ok
+        lost = await app.originate("Local/s@far-busy/n", wait=False)
+        with pytest.raises(CallEnded):
+            await lost.answer()
+
+
+async def test_digits_are_sent_when_the_verb_returns(pbx: Pbx) -> None:
+    async with serving(pbx, nothing) as (app, _):
+        call = await app.originate("Local/s@far-collects/n")
+        await asyncio.sleep(0.3)
+        await call.send_dtmf("12345w67890")
+        await until(
+            lambda: pbx.ari("GET", "asterisk/variable", variable="GOT")[1] == '{"value":"1234567890"}'
+        )
+        await call.hangup()
+
+
+# --- given up ---------------------------------------------------------------------------------------------
+
+
+async def test_an_originate_that_is_given_up_at_once_leaves_nothing_ringing(pbx: Pbx) -> None:
+    async with serving(pbx, nothing) as (app, seen):
+        for _ in range(60):
+            task = asyncio.create_task(app.originate("Local/s@far-rings/n", timeout=30))
+            await asyncio.sleep(random.uniform(0, 0.003))
+            task.cancel()
+            await asyncio.wait([task])
+        await pbx.empty()
+        await until(lambda: not app.calls)
+        assert len(seen.ends()) == seen.names().count("call_started")
+
+
+async def test_a_sound_that_is_given_up_at_once_does_not_go_on(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        for _ in range(40):
+            task = asyncio.create_task(call.play(*LONG))
+            await asyncio.sleep(random.uniform(0, 0.003))
+            task.cancel()
+            await asyncio.wait([task])
+        async with asyncio.timeout(8):  # Asterisk sets it when the channel is quiet
+            await call.set_variable("QUIET", 1)
+
+    await run(pbx, handler)
+
+
+async def test_what_listened_in_is_gone_when_its_leg_is_closed(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        channels = len(pbx.channels())
+        for _ in range(3):
+            await call.record_start(sink=lambda pcm: None)
+            await call.record_stop()
+            leg = await call.snoop()
+            await leg.close()
+        for _ in range(10):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(random.uniform(0, 0.03)):
+                    leg = await call.snoop()
+                    await leg.close()
+        await until(lambda: len(pbx.channels()) == channels and not pbx.bridges())
+
+    await run(pbx, handler, "far-tone")  # Asterisk lets go of a silent channel when it ends (audiohook.c)
+
+
+async def test_a_recording_that_ended_by_itself_keeps_no_channel(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        channels = len(pbx.channels())
+        name = await call.record_start(max_seconds=1)
+        await until(lambda: len(pbx.channels()) == channels)
+        assert (await call.record_stop()).name == name
+        return name
+
+    name = await run(pbx, handler, "far-tone")
+    assert pbx.ari("DELETE", f"recordings/stored/{name}")[0] == 204
+
+
+@pytest.mark.parametrize("verb", ["record_start", "sink", "snoop"])
+async def test_a_caller_who_goes_at_whatever_moment_ends_the_verb_as_such(pbx: Pbx, verb: str) -> None:
+    met: list[str] = []
+
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        try:
+            while True:
+                if verb == "snoop":
+                    await (await call.snoop()).close()
+                else:
+                    await call.record_start(sink=(lambda pcm: None) if verb == "sink" else None)
+                    await call.record_stop()
+        except Exception as exc:
+            met.append(type(exc).__name__)
+            raise
+
+    async with serving(pbx, handler) as (app, _):
+        for _ in range(12):
+            far = pbx.call()
+            await until(lambda: any(call.is_up for call in app.calls.values()))
+            await asyncio.sleep(random.uniform(0.02, 0.09))
+            far.hangup()
+            await until(lambda: not app.calls)
+        await until(lambda: len(met) == 12)
+    assert set(met) == {"CallEnded"}
+    for row in pbx.ari("GET", "recordings/stored")[1].split('"name":"')[1:]:
+        pbx.ari("DELETE", f"recordings/stored/{row.partition(chr(34))[0]}")
+
+
+# --- limits and stop --------------------------------------------------------------------------------------
+
+
+async def test_the_most_calls_are_kept_to_also_when_they_wait_for_their_turn(pbx: Pbx) -> None:
+    async with serving(pbx, nothing) as (app, _):
+        app.max_channels, app.calls_per_second = 1, 20
+        found = await asyncio.gather(
+            *(app.originate("Local/s@far-wait/n") for _ in range(4)), return_exceptions=True
+        )
+        assert sorted(type(one).__name__ for one in found) == ["CallSession", *["LimitReached"] * 3]
+        assert len(app.calls) == 1
+        assert LimitReached in {type(one) for one in found}
+
+
+async def test_calls_that_wait_for_their_turn_are_not_begun_after_stop(pbx: Pbx) -> None:
+    async with serving(pbx, nothing) as (app, seen):
+        app.calls_per_second = 2
+        tasks = [asyncio.create_task(app.originate("Local/s@far-wait/n")) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        await app.stop()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(one) for one in found].count(RuntimeFault) == 2
+        assert not app.calls
+        assert len(seen.ends()) == 1
+
+
+async def test_a_sound_that_ended_while_we_were_away_is_over(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        name = await call.record_start(max_seconds=1)
+        ready.set()
+        status = (await call.play(SOUND)).status
+        async with asyncio.timeout(5):
+            await call.record_stop()
+        return f"{status} {name}"
+
+    ready = asyncio.Event()
+    async with (
+        proxy(pbx.lab.http_port) as between,
+        serving(pbx, handler, ari_url=between.url) as (_, seen),
+    ):
+        pbx.call()
+        await asyncio.wait_for(ready.wait(), 10)
+        await asyncio.sleep(0.3)
+        between.freeze()
+        between.cut()
+        await asyncio.sleep(2.0)  # longer than the sound
+        between.thaw()
+        status, name = (await asyncio.wait_for(seen.result, 15)).split()
+        assert status == "done"
+    assert pbx.ari("DELETE", f"recordings/stored/{name}")[0] == 204
