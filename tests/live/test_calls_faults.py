@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import wave
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from math import sin, tau
@@ -25,6 +25,7 @@ from tests.live.pbx import ACME, Far, Pbx, nothing, pushed, serving, until
 from tests.tools.proxy import proxy
 from voxtractl import VoxtraApp
 from voxtractl.ari.release import Feature, Release
+from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import (
     AppReplaced,
     AriAuthFailed,
@@ -63,6 +64,59 @@ async def in_time(what: Awaitable[Any], seconds: float = 20.0) -> Any:
 
 
 # --- the connection ---------------------------------------------------------------------------------------
+
+
+async def test_an_app_starts_beside_more_channels_than_a_websocket_message_holds(own_pbx: Pbx) -> None:
+    """Over the websocket the list of them is the end of Asterisk (docs/decisions/0007)."""
+    lab, rows = own_pbx.lab, 1240
+
+    def fill() -> None:
+        for _ in range(rows // 2):
+            own_pbx.call("s", trunk="far-wait")
+
+    await asyncio.to_thread(fill)
+    before = lab.pid
+    app = VoxtraApp(**own_pbx.account, app_name="voxtra-acme")
+    await app.start()
+    try:
+        await app._hubs[0]._resync(adopting=False)  # by now the websocket is known to take requests
+        assert len(own_pbx.channels()) >= rows
+        assert lab.pid == before
+    finally:
+        await app.stop()
+
+
+async def test_a_cut_subscribes_no_call_again_and_their_ends_are_told(pbx: Pbx) -> None:
+    """Each answer names all calls of the app: so many calls, so long a list, so many times."""
+    asked: list[Request] = []
+
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        await call.continue_in_dialplan("far-wait", "s")
+
+    async with (
+        proxy(pbx.lab.http_port) as between,
+        serving(pbx, handler, ari_url=between.url) as (app, seen),
+    ):
+        hub = app._hubs[0]
+        far = pbx.call()
+        call = await in_time(seen.call)
+        await in_time(seen.result)
+        await until(lambda: call.id in hub._followed)
+        ask_all = hub.ari.ask_all
+
+        async def watched(wanted: Sequence[Request]) -> list[Answer]:
+            asked.extend(wanted)
+            return await ask_all(wanted)
+
+        hub.ari.ask_all = watched  # type: ignore[method-assign]
+        connections = between.connections
+        between.cut()
+        await until(lambda: asked and hub.connected and between.connections > connections)
+        far.hangup()
+        assert (await seen.ended()).ended_by is EndedBy.CALLER
+    assert not [request for request in asked if request.path.endswith("/subscription")]
+    assert not hub._followed
 
 
 async def test_a_cut_connection_leaves_the_call_up_and_its_verbs_at_work(pbx: Pbx) -> None:

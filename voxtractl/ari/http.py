@@ -16,7 +16,7 @@ from voxtractl.ari.requests import Request
 __all__ = ["AnswerReader", "Server", "request_bytes"]
 
 HEAD_MAX: Final = 64 * 1024  # bytes of status line and headers
-BODY_MAX: Final = 64 * 1024 * 1024  # bytes of a body; all modules or channels of a big Asterisk are 1 MB
+BODY_MAX: Final = 64 * 1024 * 1024  # bytes of a body; a channel is 400 in the list of all
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?")
 _SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,8})(?=[\r; \t])")
 _NO_BODY: Final = frozenset({204, 304})

@@ -110,7 +110,8 @@ class Request(NamedTuple):
     ``slow``: Asterisk may take its time to answer, and over the websocket all that follow would wait with it
     and no ping be answered; so it goes over HTTP. A reload held the next one for 92 ms; ``answer``,
     ``set_variable`` and bridging wait until the sounds of their channel have ended (measured: an endless tone
-    holds them for ever). Or the answer is bytes, which the websocket does not carry.
+    holds them for ever). Or the answer is bytes, which the websocket does not carry, or a list that grows: a
+    message of 490 kB, that of 1,200 channels, is Asterisk's end (docs/decisions/0007).
     """
 
     method: str
@@ -407,7 +408,7 @@ def _variables_body(mapping: Mapping[str, object] | None) -> Mapping[str, Any] |
 
 
 def channels() -> Request:
-    return Request("GET", "/channels")
+    return Request("GET", "/channels", slow=True)
 
 
 def channel(id: str) -> Request:
@@ -785,7 +786,7 @@ def delete_stored(name: str) -> Request:
 
 
 def bridges() -> Request:
-    return Request("GET", "/bridges")
+    return Request("GET", "/bridges", slow=True)
 
 
 def bridge(id: str) -> Request:
@@ -825,26 +826,27 @@ def destroy_bridge(id: str) -> Request:
 
 
 def applications() -> Request:
-    return Request("GET", "/applications")
+    return Request("GET", "/applications", slow=True)
 
 
 def application(app: str) -> Request:
     """What an app is subscribed to. No proof that somebody is connected: it stays while it has channels."""
-    return Request("GET", _id("applications", app))
+    return Request("GET", _id("applications", app), slow=True)
 
 
-def subscribe(app: str, sources: Sequence[str]) -> Request:
+def subscribe(app: str, sources: Sequence[str], *, many: bool = False) -> Request:
     """Have the events of ``channel:ID``, ``bridge:ID``, ``endpoint:TECH/NAME`` or ``deviceState:NAME`` sent.
 
-    ChannelDestroyed comes for no inbound call without it (measured).
+    ChannelDestroyed comes for no inbound call without it (measured). Each answer names all that the app is
+    subscribed to: ``many`` says that it may be thousands, and not for a websocket.
     """
     query = _query(("eventSource", _joined(sources)))
-    return Request("POST", _id("applications", app, "subscription"), query)
+    return Request("POST", _id("applications", app, "subscription"), query, slow=many)
 
 
 def unsubscribe(app: str, sources: Sequence[str]) -> Request:
     query = _query(("eventSource", _joined(sources)))
-    return Request("DELETE", _id("applications", app, "subscription"), query)
+    return Request("DELETE", _id("applications", app, "subscription"), query, slow=True)
 
 
 def event_filter(app: str, disallowed: Iterable[str] = (), *, allowed: Iterable[str] = ()) -> Request:
@@ -861,7 +863,7 @@ def event_filter(app: str, disallowed: Iterable[str] = (), *, allowed: Iterable[
         "allowed": [{"type": one} for one in allowed],
         "disallowed": [{"type": one} for one in disallowed],
     }
-    return Request("PUT", _id("applications", app, "eventFilter"), body=body)
+    return Request("PUT", _id("applications", app, "eventFilter"), body=body, slow=True)
 
 
 def _joined(several: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ LINE_MAX: Final = (
 MESSAGE_MAX: Final = 65_535  # bytes; Asterisk drops the connection at a longer one (measured)
 ANSWER_MAX: Final = (
     64 * 1024 * 1024
-)  # bytes of one message to us, as over HTTP: all channels of a big Asterisk
+)  # bytes of one message to us, as over HTTP; Asterisk 22.10.1 dies before it has sent one of 0.5 MB
 HANDSHAKE: Final = 5.0  # seconds; a frozen Asterisk accepts and says nothing
 # A frozen Asterisk is noticed 7.5 to 10 s after its last byte. Not sooner: a request that waits for a slow
 # driver keeps its connection silent, and its answer is worth more than a quick verdict.

@@ -80,6 +80,7 @@ UNREAD: Final = [
 ]
 INSIST_PAUSES: Final = (0.0, 0.2, 0.4, 0.8, 1.6, *[3.2] * 18)  # seconds; together a minute
 RESYNC_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)  # seconds after a try that failed; the last one from then on
+MANY: Final = 1000  # calls; each is in the answer to each subscription, with up to four channels of 50 bytes
 END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
 NEWEST: Final = Release(99, 0)  # a build that is no release
 AUX_TIMEOUT: Final = 5.0  # seconds until a channel of our own must be in the app
@@ -162,6 +163,7 @@ class Hub:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sending: dict[str, asyncio.Future[Any]] = {}  # the originates that have no answer yet
+        self._followed: set[str] = set()  # calls that are subscribed; Asterisk keeps that while we are away
         self._empty: asyncio.Event | None = None  # set when the last call of a drain is over
 
     # --- life -------------------------------------------------------------------------------------------
@@ -322,6 +324,7 @@ class Hub:
 
     def _end(self, ended: lifecycle.Ended) -> None:
         session = self.sessions.pop(ended.call_id, None)
+        self._followed.discard(ended.call_id)
         if session is None:
             return
         for aux, owner in list(self._aux_of.items()):
@@ -403,6 +406,11 @@ class Hub:
     def _subscribed(self, call_id: str, answer: Answer) -> None:
         if answer.status >= 300:
             self._feed(call_id, lifecycle.Doubted())
+        elif call_id in self.sessions:
+            self._followed.add(call_id)
+
+    def _subscription(self, session: CallSession) -> Request:
+        return requests.subscribe(session.app, [f"channel:{session.id}"], many=len(self.sessions) > MANY)
 
     def _send(self, request: Request, told: Callable[[Answer], None]) -> None:
         """Send what may be sent twice, and go on; ``told`` gets the answer when Asterisk gives one.
@@ -608,9 +616,9 @@ class Hub:
         self, app: str, taker: Taker, channel: Mapping[str, Any], args: list[str], begin: str
     ) -> CallSession:
         """A channel that is in the app becomes a call."""
-        # So that the end is told also after the call left the app (facts G1). Not every id can be subscribed.
-        subscription = requests.subscribe(app, [f"channel:{channel['id']}"])
         session = taker.session_type(self, taker, channel, args, Direction.INBOUND, app=app)
+        # So that the end is told also after the call left the app (facts G1). Not every id can be subscribed.
+        subscription = self._subscription(session)
         self.open(session, up=channel["state"] == "Up", begin=begin)
         self._feed(session.id, lifecycle.Started())
         self._send(subscription, partial(self._subscribed, session.id))
@@ -792,7 +800,7 @@ class Hub:
         ``adopting``: another process had the calls nobody here knows. Raises AriError.
         """
         live = list(self.sessions.values())
-        await self.ari.ask_all([requests.subscribe(s.app, [f"channel:{s.id}"]) for s in live])
+        await self.ari.ask_all([self._subscription(s) for s in live if s.id not in self._followed])
         channels = {row["id"]: row for row in await self.ari.request(requests.channels())}
         for session in live:
             if session.id in self._sending:

@@ -200,3 +200,20 @@ def test_an_allow_list_keeps_the_answers() -> None:
 def test_an_id_never_leaves_its_place_in_the_path(id: str) -> None:
     assert requests.answer(id).path.count("/") == 3
     assert re.fullmatch(r"[A-Za-z0-9/._~%-]+", requests.playback(id).path)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        requests.channels(),
+        requests.bridges(),
+        requests.applications(),
+        requests.application("a"),
+        requests.event_filter("a"),
+        requests.unsubscribe("a", ["channel:1"]),
+        requests.subscribe("a", ["channel:1"], many=True),
+    ],
+)
+def test_a_list_that_grows_never_goes_over_the_websocket(request_: requests.Request) -> None:
+    assert request_.slow
+    assert not requests.subscribe("a", ["channel:1"]).slow
