@@ -156,6 +156,7 @@ class Hub:
         self._takers: dict[tuple[str, str], Taker] = {}
         self._streams: list[EventStream] = []
         self._registered: set[str] = set()
+        self._registering = asyncio.Lock()
         self.taken: set[str] = set()  # apps that another process has
         self._release: Release | None = None
         self._aux: dict[str, Future[None]] = {}  # channels of ours that are not in the app yet
@@ -195,18 +196,28 @@ class Hub:
         await self.register()
         await self._resync(adopting=True)
 
+    @property
+    def waiting(self) -> set[str]:
+        """Apps to serve that are not registered yet."""
+        return {app for app, _ in self._takers} - self._registered - self.taken
+
     async def register(self) -> None:
-        """Register the apps that ``serve`` added since; some hundreds share a websocket."""
-        apps = sorted({app for app, _ in self._takers} - self._registered - self.taken)
-        many = len(apps) <= APPS_ONCE or await self.has(MANY_APPS)
-        for some in _shares(apps, APPS_MAX if many else APPS_ONCE):
-            stream = self._stream(some)
-            await stream.start()
-            self._streams.append(stream)
-            self._registered.update(some)
-            if len(self._streams) == 1:
-                self.ari.attach(stream)
-            await self._filter(some)
+        """Register the apps that ``serve`` added since; some hundreds share a websocket. What was not
+        registered when it raises AriError is registered the next time.
+
+        One at a time: two would take the same apps from each other.
+        """
+        async with self._registering:
+            apps = sorted(self.waiting)
+            many = len(apps) <= APPS_ONCE or await self.has(MANY_APPS)
+            for some in _shares(apps, APPS_MAX if many else APPS_ONCE):
+                stream = self._stream(some)
+                await stream.start()
+                self._streams.append(stream)
+                self._registered.update(some)
+                if len(self._streams) == 1:
+                    self.ari.attach(stream)
+                await self._filter(some)
 
     def _stream(self, apps: list[str]) -> EventStream:
         return self.ari.stream(

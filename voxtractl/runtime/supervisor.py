@@ -23,7 +23,15 @@ from typing import Any, Final
 from voxtractl import files, naming
 from voxtractl.ari import requests
 from voxtractl.ari.client import ARIClient
-from voxtractl.errors import AppReplaced, AriError, FleetError, HandlerFault, UsageFault, VoxtractlError
+from voxtractl.errors import (
+    AppReplaced,
+    AriAuthFailed,
+    AriError,
+    FleetError,
+    HandlerFault,
+    UsageFault,
+    VoxtractlError,
+)
 from voxtractl.model import document
 from voxtractl.model.fleet import Fleet
 from voxtractl.model.node import Node
@@ -152,6 +160,7 @@ class Supervisor:
         self._beats: dict[tuple[str, int], tuple[str, float]] = {}  # of the other workers, and when they came
         self._bases: dict[str, str] = {}  # our apps → the tenants' app, without the worker's number
         self._reloading = asyncio.Lock()
+        self._registering: set[str] = set()  # nodes where it is tried
         self.wanted = 0  # tenants that should be served here
 
     # --- life -------------------------------------------------------------------------------------------
@@ -205,10 +214,11 @@ class Supervisor:
         for load in late:
             self._go(self._serve_late(load))
 
-    def _go(self, work: Coroutine[Any, Any, None]) -> None:
+    def _go(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Do it beside everything else, until ``close``."""
         self._tasks.add(task := asyncio.create_task(work))
         task.add_done_callback(self._tasks.discard)
+        return task
 
     @staticmethod
     async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -333,8 +343,7 @@ class Supervisor:
             self._fleet = fleet
             self._tell_nodes(fleet)
             late = await self._load(changed)
-            for hub in self.hubs.values():
-                await hub.register()
+            await self._register()
             for load in late:
                 self._go(self._serve_late(load))
             log.info("reloaded: %d tenants served, %d changed", len(self.served), len(changed))
@@ -417,9 +426,37 @@ class Supervisor:
         """Serve a tenant whose handler was slow to load, when it is ready."""
         await load
         async with self._reloading:
-            for hub in self.hubs.values():
-                await hub.register()
+            await self._register()
             log.info("%s", self.sentence())
+
+    async def _register(self) -> None:
+        """Register what is served now, at every node; returns when all have it but those that are away."""
+        waiting = [name for name, hub in self.hubs.items() if hub.waiting and name not in self._registering]
+        tries = [self._go(self._register_at(name, self.hubs[name])) for name in waiting]
+        done, _ = await asyncio.wait(tries, timeout=PATIENCE) if tries else (set(), set())
+        for one in done:
+            one.result()
+
+    async def _register_at(self, name: str, hub: Hub) -> None:
+        """Try until its apps are registered: a node may be away for long."""
+        self._registering.add(name)
+        told = False
+        try:
+            while hub.waiting:
+                try:
+                    await hub.register()
+                except AriAuthFailed as exc:
+                    log.error("%s: its new apps are not served: %s", name, exc)  # noqa: TRY400  no fault of ours
+                    return
+                except AriError as exc:
+                    if not told:
+                        log.warning("%s: its new apps are registered when it is back: %s", name, exc)
+                        told = True
+                    await asyncio.sleep(LOOK_EVERY)
+        finally:
+            self._registering.discard(name)
+        if told:
+            log.info("%s is back: its new apps are registered", name)
 
     async def _start_up(self, tenant: Tenant, app: VoxtraApp) -> None:
         """Attach the app and run its startup hooks, in the loop of its handlers. Raises HandlerFault."""

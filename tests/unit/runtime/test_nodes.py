@@ -1,0 +1,184 @@
+"""Nodes that are away, refuse or take their time, while others serve: hubs and the supervisor before an
+Asterisk that is a few lines. The real one: tests/live/test_run.py."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from voxtractl.ari.requests import Answer, Request
+from voxtractl.errors import AriAuthFailed, AriError, AriUnreachable
+from voxtractl.runtime import supervisor as supervisor_module
+from voxtractl.runtime.hub import Hub
+from voxtractl.runtime.supervisor import Supervisor
+
+HANDLER = "from voxtractl import VoxtraApp\napp = VoxtraApp()\n"
+
+
+def away() -> AriUnreachable:
+    return AriUnreachable("it does not answer", method="GET", path="/events")
+
+
+class Stream:
+    """A websocket of `Asterisk`; connected as long as that is there."""
+
+    def __init__(self, asterisk: "Asterisk", apps: Sequence[str], more: Any) -> None:
+        self.asterisk, self.apps, self.more = asterisk, tuple(apps), more
+        self.failure: AriError | None = None
+        self.is_open = False
+
+    @property
+    def connected(self) -> bool:
+        return self.is_open and self.asterisk.error is None
+
+    async def start(self) -> None:
+        await asyncio.sleep(0)
+        if self.asterisk.error is not None:
+            raise self.asterisk.error
+        self.is_open = True
+        self.asterisk.streams.append(self)
+
+    async def close(self) -> None:
+        self.is_open = False
+
+
+class Asterisk:
+    """What a hub sees of one: its ARIClient."""
+
+    def __init__(self, url: str = "http://pbx", *_: Any, **__: Any) -> None:
+        self.url = url
+        self.error: AriError | None = None  # away, or refusing
+        self.streams: list[Stream] = []
+        self.asked: list[Request] = []
+        self.channels: list[dict[str, Any]] = []
+        self.answers: dict[str, Answer] = {}  # by path
+
+    @property
+    def apps(self) -> list[str]:
+        return sorted(app for stream in self.streams if stream.is_open for app in stream.apps)
+
+    def stream(self, apps: Sequence[str], **more: Any) -> Stream:
+        return Stream(self, apps, more)
+
+    def attach(self, stream: object) -> None:
+        pass
+
+    def post(self, request: Request, told: Callable[[Answer], object]) -> bool:
+        return False
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def ask(self, request: Request, *, timeout: float | None = None) -> Answer:
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        self.asked.append(request)
+        if request.path == "/channels" and request.method == "GET":
+            return Answer(200, self.channels)
+        return self.answers.get(request.path, Answer(200, []))
+
+    async def request(self, request: Request, *, timeout: float | None = None) -> Any:
+        return (await self.ask(request)).body
+
+    async def ask_all(self, wanted: Sequence[Request]) -> list[Answer]:
+        return [await self.ask(request) for request in wanted]
+
+
+class Fleet:
+    """A document of nodes and tenants, and the supervisor that serves it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = folder / "tenants.toml"
+        (folder / "app.py").write_text(HANDLER)
+        self.asterisks: dict[str, Asterisk] = {}
+
+    def write(self, defaults: str = "", **tenants: str) -> None:
+        """A tenant of each name, with these lines."""
+        nodes = "".join(
+            f'[nodes.{name}]\nari = "http://{name}"\nari_user = "u"\nari_password_env = "HOME"\n'
+            f'store = "memory:{name}"\n'
+            for name in ("one", "two")
+        )
+        numbers = iter(range(10))
+        told = "".join(
+            f'[tenants.{slug}]\ndids = ["+26599900000{next(numbers)}"]\n{lines}\n'
+            for slug, lines in tenants.items()
+        )
+        self.config.write_text(f"{defaults}\n{nodes}{told}")
+
+    def ari(self, url: str, *_: Any, **__: Any) -> Asterisk:
+        """Stands for ARIClient."""
+        return self.asterisks.setdefault(url.removeprefix("http://"), Asterisk(url))
+
+
+SERVED = 'handler = "app.py:app"'
+ON = SERVED + '\nnodes = ["{}"]'
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    found = Fleet(tmp_path)
+    monkeypatch.setattr(supervisor_module, "ARIClient", found.ari)
+    monkeypatch.setattr(supervisor_module, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(supervisor_module, "PATIENCE", 0.5)
+    return found
+
+
+async def until(true: Callable[[], object]) -> None:
+    for _ in range(2000):
+        if true():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never was")
+
+
+async def test_a_new_tenant_is_served_where_it_can_be_and_where_it_cannot_when_the_node_is_back(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet.write(acme=SERVED)
+    runs = Supervisor(fleet.config)
+    await runs.start()
+    one, two = fleet.asterisks["one"], fleet.asterisks["two"]
+    try:
+        one.error = away()
+        fleet.write(acme=SERVED, beta=SERVED, gamma=ON.format("two"))
+        await until(lambda: two.apps == ["voxtra-acme", "voxtra-beta", "voxtra-gamma"])
+        await until(lambda: "one: its new apps are registered when it is back" in caplog.text)
+        await asyncio.sleep(0.1)
+        assert caplog.text.count("when it is back") == 1
+        assert not runs.hubs["one"].connected
+        one.error = None
+        await until(lambda: one.apps == ["voxtra-acme", "voxtra-beta"])
+        assert runs.hubs["one"].connected
+    finally:
+        await runs.close()
+
+
+async def test_a_node_that_refuses_new_apps_is_not_asked_again_and_again(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet.write(acme=ON.format("one"))
+    runs = Supervisor(fleet.config)
+    await runs.start()
+    try:
+        fleet.asterisks["two"].error = AriAuthFailed("refused", method="GET", path="/events", status=401)
+        fleet.write(acme=ON.format("one"), beta=ON.format("two"))
+        await until(lambda: "two: its new apps are not served: refused" in caplog.text)
+        await asyncio.sleep(0.1)
+        assert caplog.text.count("not served: refused") == 1
+    finally:
+        await runs.close()
+
+
+async def test_two_who_register_at_once_take_an_app_once() -> None:
+    hub = Hub(Asterisk())  # type: ignore[arg-type]
+    hub.serve("voxtra-acme", object())  # type: ignore[arg-type]
+    await asyncio.gather(hub.register(), hub.register())
+    assert hub.ari.apps == ["voxtra-acme"]  # type: ignore[attr-defined]
+    await hub.stop()
