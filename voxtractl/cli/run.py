@@ -132,6 +132,7 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     reloads: set[asyncio.Task[None]] = set()
+    started = hung_up = False
 
     async def again() -> None:
         if lines is not None:
@@ -140,17 +141,24 @@ async def _serve(
         await supervisor.reclaim(force=True)
 
     def reload() -> None:
-        if told.is_set():  # it ends
+        nonlocal hung_up
+        hung_up = True
+        if not started or told.is_set():  # later, or never
             return
         reloads.add(task := loop.create_task(again()))
         task.add_done_callback(reloads.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
     try:
-        await supervisor.start()
+        if not await _started(supervisor, told):
+            show.note("stopped by a signal before it served")
+            return
         if port is not None:
             show.note(f"health and metrics: http://127.0.0.1:{await counters.start(port)}/metrics")
         show.note(supervisor.sentence())
+        started = True
+        if hung_up:
+            reload()
         failure = await _until(told, supervisor)
         if told.is_set():
             show.note(f"draining: calls get {drain:.0f} s; a second signal ends them now")
@@ -172,6 +180,26 @@ async def _serve(
             where=first.where,
             hint=first.hint,
         )
+
+
+async def _started(supervisor: "Supervisor", told: Any) -> bool:
+    """Start it; False when a signal came first."""
+    import asyncio
+
+    starting = asyncio.ensure_future(supervisor.start())
+    asked = asyncio.ensure_future(told.wait())
+    try:
+        await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        asked.cancel()
+    if starting.done():
+        starting.result()
+        return True
+    starting.cancel()
+    await asyncio.wait([starting])
+    if not starting.cancelled():
+        starting.exception()  # no matter any more
+    return False
 
 
 async def _until(told: Any, supervisor: "Supervisor") -> VoxtractlError | None:

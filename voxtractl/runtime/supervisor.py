@@ -166,7 +166,8 @@ class Supervisor:
     # --- life -------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Load the document and the handlers, connect to every node; returns when calls can come."""
+        """Load the document and the handlers, connect to every node; returns when calls can come. ``close``
+        it also when this raises or is cancelled."""
         self._fleet = self._read()
         for name in self._nodes or self._fleet.nodes:
             if name not in self._fleet.nodes:
@@ -202,11 +203,7 @@ class Supervisor:
             await asyncio.gather(*late)
         if not self.served:
             raise next(iter(self.faults.values()))
-        try:
-            await asyncio.gather(*(hub.start() for hub in self.hubs.values()))
-        except BaseException:
-            await self.close()
-            raise
+        await asyncio.gather(*(self._go(hub.start()) for hub in self.hubs.values()))
         self._go(self._every(BLOCKED_AFTER / 2, self._watch))
         self._go(self._every(LOOK_EVERY, self._look))
         if self.worker is not None and self.worker.count > 1:
@@ -373,7 +370,7 @@ class Supervisor:
         """Load handlers, a few at once; returns when all are ready but those that hang, with these."""
         self.wanted = len(self._wanted(self._fleet))
         slots = asyncio.Semaphore(LOADS)
-        loads = [asyncio.create_task(self._load_one(tenant, slots)) for tenant in tenants.values()]
+        loads = [self._go(self._load_one(tenant, slots)) for tenant in tenants.values()]
         for ready in asyncio.as_completed(loads):
             try:
                 async with asyncio.timeout(2 * PATIENCE):
