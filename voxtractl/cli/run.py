@@ -9,6 +9,7 @@ file of --events anew.
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -36,7 +37,12 @@ def run(
         None, "--events", metavar="FILE|-", help="Write every call event as a JSON line."
     ),
     monitor: int | None = typer.Option(
-        None, "--monitor", metavar="PORT", help="/healthz, /readyz and /metrics on loopback."
+        None,
+        "--monitor",
+        min=0,
+        max=65535,
+        metavar="PORT",
+        help="/healthz, /readyz and /metrics on loopback; 0: a free port, which is told.",
     ),
     log_json: bool = typer.Option(False, "--log-json", help="The log as JSON lines."),
 ) -> None:
@@ -51,6 +57,8 @@ def run(
     from voxtractl.runtime.supervisor import Supervisor
 
     settings = context.settings()
+    if not isfinite(drain):
+        raise UsageFault(f"--drain {drain}: calls need an end", hint="give a number of seconds")
     _raise_open_files()
     with ExitStack() as stack:
         lines = _lines(events, stack) if events else None
@@ -150,11 +158,11 @@ async def _serve(
 
     loop.add_signal_handler(signal.SIGHUP, reload)
     try:
+        if port is not None:  # first: who has the port may serve these tenants, and goes on
+            show.note(f"health and metrics: http://127.0.0.1:{await counters.start(port)}/metrics")
         if not await _started(supervisor, told):
             show.note("stopped by a signal before it served")
             return
-        if port is not None:
-            show.note(f"health and metrics: http://127.0.0.1:{await counters.start(port)}/metrics")
         show.note(supervisor.sentence())
         started = True
         if hung_up:

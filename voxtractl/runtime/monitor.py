@@ -1,8 +1,9 @@
 """What a runtime shows of itself over HTTP on loopback: ``/healthz``, ``/readyz``, ``/metrics`` for
 Prometheus.
 
-Off unless a port is asked for. ``/healthz``: the process turns. ``/readyz``: every node is connected and no
-drain has begun, else 503 with the reason. Labels are tenant, node and disposition: no number and no caller.
+Off unless a port is asked for. ``/healthz``: the process turns. ``/readyz``: it has started, every node is
+connected and no drain has begun, else 503 with the reason. Labels are tenant, node and disposition: no number
+and no caller.
 """
 
 from collections.abc import Mapping
@@ -110,7 +111,9 @@ class Monitor:
     async def _readyz(self, request: "Request") -> "Response":
         from aiohttp import web
 
-        hubs = self.supervisor.hubs if self.supervisor else {}
+        if self.supervisor is None or not self.supervisor.serves:
+            return web.Response(status=503, text="it starts\n")
+        hubs = self.supervisor.hubs
         away = [name for name, hub in hubs.items() if not hub.connected]
         draining = [name for name, hub in hubs.items() if hub.draining]
         if away or draining:

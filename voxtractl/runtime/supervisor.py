@@ -162,6 +162,7 @@ class Supervisor:
         self._reloading = asyncio.Lock()
         self._registering: set[str] = set()  # nodes where it is tried
         self.wanted = 0  # tenants that should be served here
+        self.serves = False  # it has started
 
     # --- life -------------------------------------------------------------------------------------------
 
@@ -210,6 +211,7 @@ class Supervisor:
             self._go(self._every(BEAT, self._beat))
         for load in late:
             self._go(self._serve_late(load))
+        self.serves = True
 
     def _go(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Do it beside everything else, until ``close``."""

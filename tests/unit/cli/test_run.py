@@ -3,12 +3,18 @@
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 
-from voxtractl.cli import run
+from voxtractl.cli import entry, run
+from voxtractl.errors import UsageFault
+from voxtractl.runtime.monitor import Monitor
 
 
 class Supervisor:
@@ -18,11 +24,14 @@ class Supervisor:
         self.may_start = asyncio.Event()
         self.asked: list[str] = []
         self.faults: dict[str, Any] = {}
+        self.hubs: dict[str, Any] = {}
+        self.serves = False
 
     async def start(self) -> None:
         self.asked.append("start")
         await self.may_start.wait()
         self.asked.append("started")
+        self.serves = True
 
     async def reload(self) -> None:
         self.asked.append("reload")
@@ -51,8 +60,9 @@ async def until(true: Callable[[], object]) -> None:
     raise AssertionError("it never was")
 
 
-def serving(supervisor: Supervisor) -> Awaitable[None]:
-    return asyncio.ensure_future(run._serve(supervisor, None, None, 1.0, None))  # type: ignore[arg-type]
+def serving(supervisor: Supervisor, port: int | None = None) -> "asyncio.Task[None]":
+    monitor = Monitor(supervisor)  # type: ignore[arg-type]
+    return asyncio.ensure_future(run._serve(supervisor, monitor, port, 1.0, None))  # type: ignore[arg-type]
 
 
 async def test_a_sighup_while_it_starts_is_done_when_it_has_started() -> None:
@@ -81,3 +91,51 @@ async def test_a_signal_while_it_starts_stops_it_at_once(
     await asyncio.wait_for(serves, 5)
     assert supervisor.asked == ["start", "close"]
     assert "stopped by a signal before it served" in capsys.readouterr().err
+
+
+def ready(port: int) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+async def test_nothing_is_taken_when_somebody_else_has_the_port() -> None:
+    supervisor = Supervisor()
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as taken,
+        pytest.raises(UsageFault, match="cannot be opened"),
+    ):
+        await serving(supervisor, taken.getsockname()[1])
+    assert supervisor.asked == ["close"]
+
+
+async def test_it_is_ready_when_it_serves(capsys: pytest.CaptureFixture[str]) -> None:
+    supervisor = Supervisor()
+    serves = serving(supervisor, 0)
+    await until(lambda: supervisor.asked)
+    port = int(capsys.readouterr().err.split(":")[3].partition("/")[0])
+    assert await asyncio.to_thread(ready, port) == 503
+    supervisor.may_start.set()
+    await until(lambda: supervisor.serves)
+    assert await asyncio.to_thread(ready, port) == 200
+    os.kill(os.getpid(), signal.SIGTERM)
+    await serves
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--monitor", "65536"], "--monitor"),
+        (["--monitor", "-1"], "--monitor"),
+        (["--drain", "nan"], "--drain nan"),
+        (["--drain", "inf"], "--drain inf"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert entry.run(["run", *words]) == 2
+    assert says in capsys.readouterr().err
