@@ -46,6 +46,8 @@ __all__ = ["Supervisor", "Worker"]
 
 log = logging.getLogger(__name__)
 
+REACH: Final = 10.0  # seconds a node gets to answer at the start: it may start too
+REACH_AGAIN: Final = 0.5
 LOOPS_MAX: Final = 256  # threads; more tenants share them by the order they come
 LOADS: Final = 4  # handler files at once
 PATIENCE: Final = 2.0  # seconds until a load is slow: the others no longer wait for it
@@ -167,8 +169,8 @@ class Supervisor:
     # --- life -------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Load the document and the handlers, connect to every node; returns when calls can come. ``close``
-        it also when this raises or is cancelled."""
+        """Load the document and the handlers, connect to every node; returns when calls can come.
+        ``drain`` and ``close`` it also when this raises or is cancelled: some nodes may have begun."""
         self._fleet = self._read()
         for name in self._nodes or self._fleet.nodes:
             if name not in self._fleet.nodes:
@@ -204,6 +206,8 @@ class Supervisor:
             await asyncio.gather(*late)
         if not self.served:
             raise next(iter(self.faults.values()))
+        # All of them before one app is registered: a call is answered only when the process stays.
+        await asyncio.gather(*(self._go(_reach(hub)) for hub in self.hubs.values()))
         await asyncio.gather(*(self._go(hub.start()) for hub in self.hubs.values()))
         self._go(self._every(BLOCKED_AFTER / 2, self._watch))
         self._go(self._every(LOOK_EVERY, self._look))
@@ -616,6 +620,20 @@ class Supervisor:
             and self._beats.get((name, other), ("", now))[0].endswith(" up")
             and self._lives(name, other, now)
         ]
+
+
+async def _reach(hub: Hub) -> None:
+    """Wait until its Asterisk answers and lets us in. Raises AriAuthFailed at once, AriError in time."""
+    until = monotonic() + REACH
+    while True:
+        try:
+            await hub.ari.request(requests.ping(), timeout=REACH)
+        except AriError as exc:
+            if isinstance(exc, AriAuthFailed) or monotonic() > until:
+                raise
+            await asyncio.sleep(REACH_AGAIN)
+        else:
+            return
 
 
 def _way(node: Node) -> object:

@@ -35,8 +35,8 @@ class Stream:
 
     async def start(self) -> None:
         await asyncio.sleep(0)
-        if self.asterisk.error is not None:
-            raise self.asterisk.error
+        if self.asterisk.error is not None or self.asterisk.no_websocket:
+            raise self.asterisk.error or away()
         self.is_open = True
         self.asterisk.streams.append(self)
 
@@ -50,6 +50,7 @@ class Asterisk:
     def __init__(self, url: str = "http://pbx", *_: Any, **__: Any) -> None:
         self.url = url
         self.error: AriError | None = None  # away, or refusing
+        self.no_websocket = False
         self.streams: list[Stream] = []
         self.asked: list[Request] = []
         self.channels: list[dict[str, Any]] = []
@@ -182,3 +183,48 @@ async def test_two_who_register_at_once_take_an_app_once() -> None:
     await asyncio.gather(hub.register(), hub.register())
     assert hub.ari.apps == ["voxtra-acme"]  # type: ignore[attr-defined]
     await hub.stop()
+
+
+async def test_no_app_is_taken_before_every_node_has_answered(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "REACH", 0.1)
+    monkeypatch.setattr(supervisor_module, "REACH_AGAIN", 0.01)
+    fleet.write(acme=SERVED)
+    runs = Supervisor(fleet.config)
+    one, two = fleet.ari("http://one"), fleet.ari("http://two")
+    two.error = away()
+    with pytest.raises(AriUnreachable):
+        await runs.start()
+    await runs.close()
+    assert (one.streams, two.streams) == ([], [])
+
+
+async def test_a_node_that_comes_up_with_us_is_waited_for(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "REACH_AGAIN", 0.01)
+    fleet.write(acme=SERVED)
+    runs = Supervisor(fleet.config)
+    two = fleet.ari("http://two")
+    two.error = away()
+    starts = asyncio.create_task(runs.start())
+    await asyncio.sleep(0.1)
+    two.error = None
+    await starts
+    assert two.apps == ["voxtra-acme"]
+    await runs.close()
+
+
+async def test_a_start_that_fails_late_leaves_time_to_drain_what_has_begun(fleet: Fleet) -> None:
+    fleet.write(acme=SERVED)
+    runs = Supervisor(fleet.config)
+    one, two = fleet.ari("http://one"), fleet.ari("http://two")
+    two.no_websocket = True
+    with pytest.raises(AriUnreachable):
+        await runs.start()
+    assert one.apps == ["voxtra-acme"]
+    await runs.drain(0.0)
+    assert runs.hubs["one"].draining
+    await runs.close()
+    assert one.apps == []
