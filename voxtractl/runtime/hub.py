@@ -188,6 +188,19 @@ class Hub:
     def connected(self) -> bool:
         return bool(self._streams) and all(stream.connected for stream in self._streams)
 
+    @property
+    def failure(self) -> VoxtractlError | None:
+        """Why the connection ended for good, when it has."""
+        if self.failed is None or not self.failed.done() or self.failed.cancelled():
+            return None
+        error = self.failed.exception()
+        return error if isinstance(error, VoxtractlError) else None
+
+    @property
+    def has_apps(self) -> bool:
+        """There is something to serve here."""
+        return bool(self._takers)
+
     async def start(self) -> None:
         """Connect, register the apps, adopt what is there. Returns when calls can come."""
         self._loop = asyncio.get_running_loop()
@@ -765,7 +778,10 @@ class Hub:
             self._streams.remove(stream)
             self.ari.attach(self._streams[0] if self._streams else None)
         failures = [s.failure for s in self._streams or taken if s.failure is not None]
-        if failures or not taken:
+        if failures and not taken:
+            log.error("%s is given up until a restart, its calls are over here: %s", self.ari.url, reason)
+            self._lose([app for stream in self._streams if stream.failure is not None for app in stream.apps])
+        elif failures or not taken:
             log.warning("the event connection to %s is down: %s", self.ari.url, reason)
         if failures and self.failed is not None and not self.failed.done():
             self.failed.set_exception(failures[0])
@@ -775,8 +791,12 @@ class Hub:
         log.error("another process took the Stasis app %s at %s: its calls go there", app, self.ari.url)
         self._registered.discard(app)
         self.taken.add(app)
+        self._lose([app])
+
+    def _lose(self, apps: Sequence[str]) -> None:
+        """Nothing is told any more of the calls of these apps."""
         for session in list(self.sessions.values()):
-            if session.app == app:
+            if session.app in apps:
                 self._disown(session.id)
                 self._feed(session.id, lifecycle.Lost())
 

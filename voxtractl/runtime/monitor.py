@@ -14,6 +14,7 @@ from voxtractl.errors import UsageFault
 if TYPE_CHECKING:
     from aiohttp.web import AppRunner, Request, Response
 
+    from voxtractl.runtime.hub import Hub
     from voxtractl.runtime.supervisor import Supervisor
 
 __all__ = ["Monitor"]
@@ -117,7 +118,7 @@ class Monitor:
         away = [name for name, hub in hubs.items() if not hub.connected]
         draining = [name for name, hub in hubs.items() if hub.draining]
         if away or draining:
-            reasons = [f"{name} is not connected" for name in away] + [
+            reasons = [f"{name} is not connected{_why(hubs[name])}" for name in away] + [
                 f"{name} is draining" for name in draining
             ]
             return web.Response(status=503, text="\n".join(reasons) + "\n")
@@ -137,3 +138,7 @@ class Monitor:
         return web.Response(
             body=generate_latest(self.registry), headers={"Content-Type": "text/plain; version=0.0.4"}
         )
+
+
+def _why(hub: "Hub") -> str:
+    return f" any more: {hub.failure}" if hub.failure is not None else ""

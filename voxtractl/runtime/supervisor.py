@@ -274,17 +274,14 @@ class Supervisor:
     async def failed(self) -> VoxtractlError:
         """Wait until a connection ended for good, and return why.
 
-        A node whose apps are all another process's is no reason to leave the other nodes.
+        A node that refuses us, or whose apps are all another process's, is no reason to leave the others.
         """
         while True:
-            futures = [hub.failed for hub in self.hubs.values() if hub.failed is not None]
-            errors = [one.exception() for one in futures if one.done() and not one.cancelled()]
-            for error in errors:
-                if isinstance(error, VoxtractlError) and (
-                    not isinstance(error, AppReplaced) or len(errors) == len(futures)
-                ):
-                    return error
-            waiting = [one for one in futures if not one.done()]
+            hubs = [hub for hub in self.hubs.values() if hub.has_apps]
+            errors = [hub.failure for hub in hubs if hub.failure is not None]
+            if errors and len(errors) == len(hubs):
+                return next((one for one in errors if not isinstance(one, AppReplaced)), errors[0])
+            waiting = [hub.failed for hub in hubs if hub.failed is not None and not hub.failed.done()]
             if waiting:  # a node that is served again has another future
                 await asyncio.wait(waiting, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
             else:  # we stopped them

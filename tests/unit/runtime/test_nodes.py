@@ -2,7 +2,7 @@
 Asterisk that is a few lines. The real one: tests/live/test_run.py."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,14 @@ from voxtractl.runtime import supervisor as supervisor_module
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.supervisor import Supervisor
 
-HANDLER = "from voxtractl import VoxtraApp\napp = VoxtraApp()\n"
+HANDLER = """
+from voxtractl import VoxtraApp
+app = VoxtraApp()
+
+@app.default()
+async def waits(call):
+    await call.wait_ended()
+"""
 
 
 def away() -> AriUnreachable:
@@ -59,6 +66,19 @@ class Asterisk:
     @property
     def apps(self) -> list[str]:
         return sorted(app for stream in self.streams if stream.is_open for app in stream.apps)
+
+    def comes(self, call_id: str, app: str = "voxtra-acme", args: Sequence[str] = ("+265999000001",)) -> None:
+        """A call comes into an app."""
+        channel = {"id": call_id, "state": "Ring", "caller": {"number": "1"}, "dialplan": {"exten": "s"}}
+        event = {"type": "StasisStart", "application": app, "args": list(args), "channel": channel}
+        next(stream for stream in self.streams if app in stream.apps).more["on_event"](event)
+
+    def refuses(self) -> None:
+        """From now on it does not let us in."""
+        self.error = AriAuthFailed("wrong password", method="GET", path="/events", status=401)
+        for stream in self.streams:
+            stream.failure = self.error
+            stream.more["on_down"]("wrong password")
 
     def stream(self, apps: Sequence[str], **more: Any) -> Stream:
         return Stream(self, apps, more)
@@ -228,3 +248,30 @@ async def test_a_start_that_fails_late_leaves_time_to_drain_what_has_begun(fleet
     assert runs.hubs["one"].draining
     await runs.close()
     assert one.apps == []
+
+
+async def test_a_node_that_refuses_us_later_ends_its_calls_and_nothing_else(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet.write(acme=SERVED)
+    told: list[Mapping[str, Any]] = []
+    runs = Supervisor(fleet.config, sinks=[told.append])
+    await runs.start()
+    try:
+        one, two = fleet.asterisks["one"], fleet.asterisks["two"]
+        for asterisk in (one, two):
+            asterisk.comes(asterisk.url)
+        await until(lambda: len(told) == 2)
+        one.refuses()
+        ends = [(event["event"], event["node"], event["ended_by"]) for event in told[2:]]
+        assert ends == [("call_ended", "one", "lost")]
+        assert "http://one is given up until a restart" in caplog.text
+        assert not runs.hubs["one"].connected
+        assert runs.hubs["two"].connected
+        ending = asyncio.create_task(runs.failed())
+        await asyncio.sleep(0.1)
+        assert not ending.done()
+        two.refuses()
+        assert isinstance(await asyncio.wait_for(ending, 5), AriAuthFailed)
+    finally:
+        await runs.close()
