@@ -174,6 +174,10 @@ class Hub:
         argument."""
         self._takers[app, slug] = taker
 
+    def taker(self, app: str, slug: str = "") -> Taker | None:
+        """Who has been given the calls of it."""
+        return self._takers.get((app, slug))
+
     def leave(self, app: str, *, slug: str = "") -> None:
         """New calls of the app are refused from now on; calls that are up go on."""
         self._takers.pop((app, slug), None)

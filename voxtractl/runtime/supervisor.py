@@ -154,6 +154,7 @@ class Supervisor:
         self._tried: dict[str, tuple[Tenant, Code]] = {}  # what was loaded last, also when it could not be
         self._connected: dict[str, object] = {}  # how each node was reached at the start
         self._told_nodes: list[str] = []
+        self._told_workers = 0
         self._loops: dict[str, _Loop] = {}  # by slug
         self._past: list[_Served] = []  # served no more; their last calls go on
         self._tasks: set[asyncio.Task[None]] = set()
@@ -333,6 +334,7 @@ class Supervisor:
             except VoxtractlError as exc:
                 log.warning("the changed document is not valid, the old one stays in use: %s", _told(exc))
                 return False
+            self._fleet = fleet
             wanted = self._wanted(fleet)
             for slug in set(self.served) - set(wanted):
                 self._leave(slug)
@@ -340,8 +342,7 @@ class Supervisor:
             changed = {slug: tenant for slug, tenant in wanted.items() if self._is_due(tenant)}
             self.loading &= set(wanted)
             self.faults = {slug: fault for slug, fault in self.faults.items() if slug in wanted}
-            self._fleet = fleet
-            self._tell_nodes(fleet)
+            self._tell_restart(fleet)
             late = await self._load(changed)
             await self._register()
             for load in late:
@@ -354,10 +355,14 @@ class Supervisor:
         last, code = self._tried.get(tenant.slug, (None, None))
         if code is None or last != tenant or code.is_stale():
             return True
+        served = self.served.get(tenant.slug)
+        if served is not None and not set(self._names(tenant)) <= set(served.names):
+            return True  # its apps have other names now: of more workers, or shared
         return tenant.slug in self.faults and not code.hangs()
 
-    def _tell_nodes(self, fleet: Fleet) -> None:
-        """Nodes are connected at the start only: tell which ones the document has otherwise now."""
+    def _tell_restart(self, fleet: Fleet) -> None:
+        """Nodes are connected at the start only: tell which ones the document has otherwise now. The same for
+        the number of workers, when this is one of them."""
         names = self._nodes or tuple(fleet.nodes)
         now = {name: _way(fleet.nodes[name]) for name in names if name in fleet.nodes}
         differing = sorted(
@@ -366,6 +371,15 @@ class Supervisor:
         if differing and differing != self._told_nodes:
             log.warning("the document has other nodes now (%s): restart to serve them", ", ".join(differing))
         self._told_nodes = differing
+        workers = fleet.defaults.workers
+        if self.worker is not None and workers != self.worker.count and workers != self._told_workers:
+            log.warning(
+                "the document has workers = %d now: this process goes on as %d of %d until it is restarted",
+                workers,
+                self.worker.number,
+                self.worker.count,
+            )
+        self._told_workers = workers
 
     # --- handlers ---------------------------------------------------------------------------------------
 
@@ -479,22 +493,30 @@ class Supervisor:
         return [hub for name, hub in self.hubs.items() if not tenant.nodes or name in tenant.nodes]
 
     def _serve(self, tenant: Tenant, app: VoxtraApp, code: Code) -> None:
-        if tenant.slug in self.served:
-            self._past.append(self.served[tenant.slug])
-        served = _Served(tenant, app, code)
-        slug = tenant.slug if self._fleet.defaults.apps == "shared" else ""
-        for hub in self._hubs_of(tenant):
-            for name in self._apps(tenant):
-                hub.serve(name, app, slug=slug)
-                served.names.append((hub, name, slug))
+        names = self._names(tenant)
+        if (old := self.served.get(tenant.slug)) is not None:
+            self._past.append(old)
+            # Names it has no more: the dialplan sends calls there until it is pushed.
+            names += [at for at in old.names if at not in names and at[0].taker(*at[1:]) is old.app]
+        for hub, name, slug in names:
+            hub.serve(name, app, slug=slug)
         self._bases |= dict.fromkeys(self._apps(tenant), tenant.app)
-        self.served[tenant.slug] = served
+        self.served[tenant.slug] = _Served(tenant, app, code, names)
+
+    def _names(self, tenant: Tenant) -> list[tuple[Hub, str, str]]:
+        """Where its calls come: node, app, and the first argument of a shared one."""
+        slug = tenant.slug if self._fleet.defaults.apps == "shared" else ""
+        return [(hub, name, slug) for hub in self._hubs_of(tenant) for name in self._apps(tenant)]
 
     def _apps(self, tenant: Tenant) -> list[str]:
         """The Stasis apps of a tenant that this process serves."""
-        workers = self._fleet.defaults.workers
-        numbers = range(1, workers + 1) if self.worker is None else [self.worker.number]
-        return [naming.worker_app(tenant.app, number, workers) for number in numbers]
+        numbers = range(1, self._workers + 1) if self.worker is None else [self.worker.number]
+        return [naming.worker_app(tenant.app, number, self._workers) for number in numbers]
+
+    @property
+    def _workers(self) -> int:
+        """How many processes the names of the apps are for: a process of several stays what it is."""
+        return self._fleet.defaults.workers if self.worker is None else self.worker.count
 
     def _leave(self, slug: str) -> None:
         served = self.served.pop(slug)
@@ -597,8 +619,7 @@ class Supervisor:
 
     async def _inherit(self, hub: Hub, dead: int) -> None:
         """Move the calls of a dead worker here; they come as a StasisStart that says so."""
-        workers = self._fleet.defaults.workers
-        theirs = {naming.worker_app(base, dead, workers): ours for ours, base in self._bases.items()}
+        theirs = {naming.worker_app(base, dead, self._workers): ours for ours, base in self._bases.items()}
         for place in await hub.places(await hub.ari.request(requests.channels())):
             if place.app in theirs:
                 moved = await hub.move(place, theirs[place.app], [MOVED, *place.args])

@@ -12,7 +12,7 @@ from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriAuthFailed, AriError, AriUnreachable
 from voxtractl.runtime import supervisor as supervisor_module
 from voxtractl.runtime.hub import Hub
-from voxtractl.runtime.supervisor import Supervisor
+from voxtractl.runtime.supervisor import Supervisor, Worker
 
 HANDLER = """
 from voxtractl import VoxtraApp
@@ -273,5 +273,51 @@ async def test_a_node_that_refuses_us_later_ends_its_calls_and_nothing_else(
         assert not ending.done()
         two.refuses()
         assert isinstance(await asyncio.wait_for(ending, 5), AriAuthFailed)
+    finally:
+        await runs.close()
+
+
+@pytest.mark.parametrize(
+    ("defaults", "apps"),
+    [
+        ("workers = 2", ["voxtra-acme", "voxtra-acme-1", "voxtra-acme-2"]),
+        ('apps = "shared"\napp_name = "voxtra"', ["voxtra", "voxtra-acme"]),
+    ],
+)
+async def test_a_tenant_whose_apps_get_other_names_is_served_under_the_new_and_the_old(
+    fleet: Fleet, defaults: str, apps: list[str]
+) -> None:
+    """The dialplan has the old names until it is pushed."""
+    fleet.write(acme=SERVED)
+    runs = Supervisor(fleet.config)
+    await runs.start()
+    try:
+        first = runs.served["acme"].app
+        fleet.write(f"[defaults]\n{defaults}", acme=SERVED)
+        await until(lambda: fleet.asterisks["one"].apps == apps)
+        second = runs.served["acme"].app
+        assert second is not first
+        assert {hub.taker(*at) for hub, *at in runs.served["acme"].names} == {second}
+        fleet.write(acme=SERVED + "\nmax_channels = 9")
+        await until(lambda: runs.served["acme"].app is not second)
+        assert {hub.taker(*at) for hub, *at in runs.served["acme"].names} == {runs.served["acme"].app}
+        assert fleet.asterisks["one"].apps == apps
+    finally:
+        await runs.close()
+
+
+async def test_a_worker_keeps_its_name_when_the_document_has_another_number_of_workers(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet.write("[defaults]\nworkers = 2", acme=SERVED)
+    runs = Supervisor(fleet.config, worker=Worker(2, 2))
+    await runs.start()
+    try:
+        fleet.write("[defaults]\nworkers = 3", acme=SERVED + "\nmax_channels = 9")
+        await until(lambda: runs.served["acme"].tenant.max_channels == 9)
+        fleet.write("[defaults]\nworkers = 3", acme=SERVED + "\nmax_channels = 8")
+        await until(lambda: runs.served["acme"].tenant.max_channels == 8)
+        assert fleet.asterisks["one"].apps == ["voxtra-acme-2"]
+        assert caplog.text.count("the document has workers = 3 now: this process goes on as 2 of 2") == 1
     finally:
         await runs.close()
