@@ -154,6 +154,7 @@ class Hub:
         self.elsewhere: Callable[[str], Sequence[str]] = lambda app: ()  # the app at other workers that live
         self.failed: asyncio.Future[None] | None = None
         self._takers: dict[tuple[str, str], Taker] = {}
+        self._left: dict[str, str | None] = {}  # apps that are served no more → whose they were
         self._streams: list[EventStream] = []
         self._registered: set[str] = set()
         self._registering = asyncio.Lock()
@@ -180,7 +181,9 @@ class Hub:
 
     def leave(self, app: str, *, slug: str = "") -> None:
         """New calls of the app are refused from now on; calls that are up go on."""
-        self._takers.pop((app, slug), None)
+        taker = self._takers.pop((app, slug), None)
+        if taker is not None and not slug:
+            self._left[app] = taker.tenant
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -620,9 +623,10 @@ class Hub:
     def _begin(self, app: str, channel: Mapping[str, Any], args: list[str]) -> None:
         """A new call, or one that was moved here when its worker died (its first argument says so)."""
         moved = args[:1] == [MOVED]
-        taker, rest = self._taker(app, args[1:] if moved else args)
+        given = args[1:] if moved else args
+        taker, rest = self._taker(app, given)
         if taker is None or self.draining:
-            slug = taker.tenant if taker else (args[0] if args else None)
+            slug = taker.tenant if taker else self._left.get(app) or (given[0] if given else None)
             self._spawn(self._hand_on(Place(channel, app, args), slug))
             return
         if moved:

@@ -522,7 +522,8 @@ class Supervisor:
         served = self.served.pop(slug)
         self._past.append(served)
         for hub, name, key in served.names:
-            hub.leave(name, slug=key)
+            if hub.taker(name, key) is served.app:  # no other tenant has the name now
+                hub.leave(name, slug=key)
 
     def _loop_of(self, slug: str) -> asyncio.AbstractEventLoop:
         """The loop of a tenant's handlers, begun when it is first needed."""

@@ -61,7 +61,7 @@ class Asterisk:
         self.streams: list[Stream] = []
         self.asked: list[Request] = []
         self.channels: list[dict[str, Any]] = []
-        self.answers: dict[str, Answer] = {}  # by path
+        self.fallback = "voxtra-acme-fallback"  # the only one its dialplan has
 
     @property
     def apps(self) -> list[str]:
@@ -72,6 +72,11 @@ class Asterisk:
         channel = {"id": call_id, "state": "Ring", "caller": {"number": "1"}, "dialplan": {"exten": "s"}}
         event = {"type": "StasisStart", "application": app, "args": list(args), "channel": channel}
         next(stream for stream in self.streams if app in stream.apps).more["on_event"](event)
+
+    def sent_on(self, call_id: str) -> list[str]:
+        """The contexts it was told to go on with for this call."""
+        path = f"/channels/{call_id}/continue"
+        return [dict(request.query)["context"] for request in self.asked if request.path == path]
 
     def refuses(self) -> None:
         """From now on it does not let us in."""
@@ -102,7 +107,10 @@ class Asterisk:
         self.asked.append(request)
         if request.path == "/channels" and request.method == "GET":
             return Answer(200, self.channels)
-        return self.answers.get(request.path, Answer(200, []))
+        if request.path.endswith("/variable"):
+            name = dict(request.query)["variable"]
+            return Answer(200, {"value": "1" if name == f"DIALPLAN_EXISTS({self.fallback},s,1)" else ""})
+        return Answer(200, [])
 
     async def request(self, request: Request, *, timeout: float | None = None) -> Any:
         return (await self.ask(request)).body
@@ -319,5 +327,20 @@ async def test_a_worker_keeps_its_name_when_the_document_has_another_number_of_w
         await until(lambda: runs.served["acme"].tenant.max_channels == 8)
         assert fleet.asterisks["one"].apps == ["voxtra-acme-2"]
         assert caplog.text.count("the document has workers = 3 now: this process goes on as 2 of 2") == 1
+    finally:
+        await runs.close()
+
+
+async def test_calls_of_a_tenant_that_is_served_no_more_take_its_fallback(fleet: Fleet) -> None:
+    fleet.write(acme=SERVED, beta=SERVED)
+    runs = Supervisor(fleet.config)
+    await runs.start()
+    try:
+        fleet.write(acme="", beta=SERVED)
+        await until(lambda: "acme" not in runs.served)
+        one = fleet.asterisks["one"]
+        one.comes("late")
+        await until(lambda: one.sent_on("late"))
+        assert one.sent_on("late") == ["voxtra-acme-fallback"]
     finally:
         await runs.close()
