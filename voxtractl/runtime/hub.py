@@ -18,7 +18,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain, repeat
 from time import monotonic
@@ -629,14 +629,27 @@ class Hub:
             slug = taker.tenant if taker else self._left.get(app) or (given[0] if given else None)
             self._spawn(self._hand_on(Place(channel, app, args), slug))
             return
-        if moved:
-            self._adopt(app, taker, channel, rest)
-            return
-        session = self._enter(app, taker, channel, rest, "call_started")
-        if rest:
-            session.post(taker.take, session)
-        else:
-            self._spawn(self._take_by_dnid(taker, session))
+        with self._or_fallback(channel["id"], taker.tenant):
+            if moved:
+                self._adopt(app, taker, channel, rest)
+                return
+            session = self._enter(app, taker, channel, rest, "call_started")
+            if rest:
+                session.post(taker.take, session)
+            else:
+                self._spawn(self._take_by_dnid(taker, session))
+
+    @contextmanager
+    def _or_fallback(self, call_id: str, slug: str | None) -> Iterator[None]:
+        """Whatever fails while a call is taken (no file for the tenant's loop, say): it does not stay in the
+        app with nobody there."""
+        try:
+            yield
+        except Exception:
+            log.exception("call %s could not be taken and goes to its fallback", call_id)
+            self._spawn(self._to_fallback(call_id, slug))
+            if call_id in self.sessions:
+                self._feed(call_id, lifecycle.Lost())
 
     def _adopt(self, app: str, taker: Taker, channel: Mapping[str, Any], args: list[str]) -> None:
         """A call that another process had; that one told its begin."""
@@ -658,10 +671,11 @@ class Hub:
 
     async def _take_by_dnid(self, taker: Taker, session: CallSession) -> None:
         """A dialplan of somebody's own that passes no number: ask which one was dialled (facts G8)."""
-        answer = await self._insist(requests.get_variable(session.id, "CALLERID(dnid)"))
-        if answer is not None and answer.status == 200 and answer.body.get("value"):
-            session.called_number = answer.body["value"]
-        session.post(taker.take, session)
+        with self._or_fallback(session.id, session.tenant):
+            answer = await self._insist(requests.get_variable(session.id, "CALLERID(dnid)"))
+            if answer is not None and answer.status == 200 and answer.body.get("value"):
+                session.called_number = answer.body["value"]
+            session.post(taker.take, session)
 
     async def _hand_on(self, place: Place, slug: str | None) -> None:
         """A call we take no more: another worker gets it as it came, else the fallback."""
@@ -881,7 +895,8 @@ class Hub:
             return
         taker, rest = self._taker(app, args)
         if adopting and taker is not None:
-            self._adopt(app, taker, channel, rest)
+            with self._or_fallback(call_id, taker.tenant):
+                self._adopt(app, taker, channel, rest)
         else:
             self._begin(app, channel, args)
 

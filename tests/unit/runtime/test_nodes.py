@@ -11,7 +11,8 @@ import pytest
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriAuthFailed, AriError, AriUnreachable
 from voxtractl.runtime import supervisor as supervisor_module
-from voxtractl.runtime.hub import Hub
+from voxtractl.runtime.hub import MOVED, Hub
+from voxtractl.runtime.session import CallSession
 from voxtractl.runtime.supervisor import Supervisor, Worker
 
 HANDLER = """
@@ -344,3 +345,70 @@ async def test_calls_of_a_tenant_that_is_served_no_more_take_its_fallback(fleet:
         assert one.sent_on("late") == ["voxtra-acme-fallback"]
     finally:
         await runs.close()
+
+
+class Taker:
+    """An app that fails at a step of taking a call."""
+
+    tenant = "acme"
+    session_type = CallSession
+
+    def __init__(self, fails: str) -> None:
+        self.fails = fails
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        if self.fails == "loop":
+            raise OSError("too many open files")
+        return asyncio.get_running_loop()
+
+    def take(self, call: CallSession) -> None:
+        raise RuntimeError("it cannot be taken")
+
+    adopt = take
+
+    def ended(self, call: CallSession) -> None:
+        pass
+
+
+@pytest.mark.parametrize("fails", ["loop", "take"])
+@pytest.mark.parametrize("args", [["+265999000001"], [], [MOVED, "+265999000001"]])
+async def test_a_call_that_cannot_be_taken_goes_to_its_fallback_and_ends_once(
+    fails: str, args: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    asterisk = Asterisk()
+    told: list[Mapping[str, Any]] = []
+    hub = Hub(asterisk)  # type: ignore[arg-type]
+    hub.journal.sinks.append(told.append)
+    hub.serve("voxtra-acme", Taker(fails))  # type: ignore[arg-type]
+    await hub.start()
+    asterisk.comes("unlucky", args=args)
+    await until(lambda: asterisk.sent_on("unlucky"))
+    assert asterisk.sent_on("unlucky") == ["voxtra-acme-fallback"]
+    assert "call unlucky could not be taken and goes to its fallback" in caplog.text
+    begin = "call_adopted" if args[:1] == [MOVED] else "call_started"
+    assert [event["event"] for event in told] == ([] if fails == "loop" else [begin, "call_ended"])
+    assert not hub.sessions
+    await hub.stop()
+
+
+async def test_a_call_that_is_found_and_cannot_be_taken_keeps_no_other_from_being_found() -> None:
+    asterisk = Asterisk()
+    asterisk.channels = [in_stasis("first"), in_stasis("second")]
+    hub = Hub(asterisk)  # type: ignore[arg-type]
+    hub.serve("voxtra-acme", Taker("loop"))  # type: ignore[arg-type]
+    await hub.start()
+    await until(lambda: asterisk.sent_on("first") and asterisk.sent_on("second"))
+    await hub.stop()
+
+
+def in_stasis(call_id: str) -> dict[str, Any]:
+    """A channel that waits in an app, as Asterisk lists it."""
+    dialplan = {
+        "context": "from-trunk",
+        "exten": "+265999000001",
+        "priority": 2,
+        "app_name": "Stasis",
+        "app_data": "voxtra-acme,+265999000001",
+    }
+    return {"id": call_id, "state": "Ring", "dialplan": dialplan}
