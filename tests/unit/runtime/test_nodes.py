@@ -348,7 +348,7 @@ async def test_calls_of_a_tenant_that_is_served_no_more_take_its_fallback(fleet:
 
 
 class Taker:
-    """An app that fails at a step of taking a call."""
+    """An app that fails at a step of taking a call, or at none."""
 
     tenant = "acme"
     session_type = CallSession
@@ -363,7 +363,8 @@ class Taker:
         return asyncio.get_running_loop()
 
     def take(self, call: CallSession) -> None:
-        raise RuntimeError("it cannot be taken")
+        if self.fails == "take":
+            raise RuntimeError("it cannot be taken")
 
     adopt = take
 
@@ -412,3 +413,25 @@ def in_stasis(call_id: str) -> dict[str, Any]:
         "app_data": "voxtra-acme,+265999000001",
     }
     return {"id": call_id, "state": "Ring", "dialplan": dialplan}
+
+
+async def test_a_call_that_came_with_the_end_of_the_apps_takes_its_fallback() -> None:
+    asterisk = Asterisk()
+    hub = Hub(asterisk)  # type: ignore[arg-type]
+    hub.serve("voxtra-acme", Taker("nothing"))  # type: ignore[arg-type]
+    await hub.start()
+    asterisk.comes("known")
+    asterisk.channels = [in_stasis("known"), in_stasis("unheard")]
+    await hub.stop()
+    assert (asterisk.sent_on("known"), asterisk.sent_on("unheard")) == ([], ["voxtra-acme-fallback"])
+
+
+async def test_an_asterisk_that_is_away_holds_up_no_end() -> None:
+    asterisk = Asterisk()
+    hub = Hub(asterisk)  # type: ignore[arg-type]
+    hub.serve("voxtra-acme", Taker("nothing"))  # type: ignore[arg-type]
+    await hub.start()
+    asterisk.error = away()
+    asked = len(asterisk.asked)
+    await hub.stop()
+    assert len(asterisk.asked) == asked
