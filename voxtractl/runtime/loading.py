@@ -17,6 +17,7 @@ import finds this package.
 
 import builtins
 import importlib.util
+import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from itertools import count
 from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from voxtractl.errors import HandlerFault
 from voxtractl.runtime.app import LOADING, VoxtraApp
@@ -38,6 +39,12 @@ _NUMBERS: Final = count(1)
 _PACKAGES: Final[dict[str, "Code"]] = {}  # by the name of the package
 
 
+class _Stamp(NamedTuple):
+    device: int
+    inode: int
+    changed: int  # ns
+
+
 class Code:
     """The Python code behind a tenant's ``handler``; relative files are seen from ``base``.
 
@@ -47,13 +54,16 @@ class Code:
     def __init__(self, handler: str, tenant: str, base: Path) -> None:
         self.handler, self.tenant = handler, tenant
         self.place, _, self._name = handler.rpartition(":")
+        is_file = self.place.endswith(".py")
+        self._given = base / Path(self.place).expanduser() if is_file else base
+        self._found = _real(self._given)  # may lead elsewhere later: a release is often one rename of a link
         self._base = base.resolve()
-        self.file = (base / Path(self.place).expanduser()).resolve() if self.place.endswith(".py") else None
+        self.file = Path(self._found) if is_file else None
         self._folder = str(self.file.parent if self.file else self._base)
         self.package = f"voxtractl_handler_{tenant.replace('-', '_')}_{next(_NUMBERS)}"
         self._own: dict[str, bool] = {}  # names at the top, whether they are ours
         self._builtins = {**vars(builtins), "__import__": self._import}
-        self._stamps: dict[str, float] = {}  # file → when it was changed last, before it was read
+        self._stamps: dict[str, _Stamp | None] = {}  # of each file, before it was read
         if self.file:
             self.watch(str(self.file))
         self._thread: threading.Thread | None = None
@@ -192,7 +202,9 @@ class Code:
         self._stamps[file] = _stamp(file)
 
     def is_stale(self) -> bool:
-        """One of its files has changed since it was read."""
+        """One of its files has changed since it was read, or is another one."""
+        if _real(self._given) != self._found:
+            return True
         return any(_stamp(file) != stamp for file, stamp in list(self._stamps.items()))
 
     def hangs(self) -> bool:
@@ -273,11 +285,17 @@ def _run(spec: ModuleSpec | None, name: str) -> ModuleType:
     return module
 
 
-def _stamp(file: str) -> float:
+def _real(path: Path) -> str:
+    return os.path.realpath(path)  # Path.resolve() raises for a link that leads to itself
+
+
+def _stamp(file: str) -> _Stamp | None:
+    """Which file it is and when it was changed last; None when there is none."""
     try:
-        return Path(file).stat().st_mtime
+        found = Path(file).stat()
     except OSError:
-        return 0.0
+        return None
+    return _Stamp(found.st_dev, found.st_ino, found.st_mtime_ns)
 
 
 def _know_peer() -> None:

@@ -178,6 +178,37 @@ def test_code_that_could_not_be_loaded_is_stale_when_the_missing_file_comes(
         assert code.is_stale()
 
 
+@pytest.mark.parametrize(("handler", "folder"), [("handlers/acme.py:app", ""), ("acme:app", "handlers")])
+def test_a_link_that_leads_to_another_release_makes_code_stale(
+    tmp_path: Path, handler: str, folder: str
+) -> None:
+    """Also when the handler file is the very same and what lies beside it is not, as `cp -al` makes them."""
+    for release in ("1", "2"):
+        write(tmp_path / release, "handlers/words.py", f"NAME = {release!r}\n")
+    write(tmp_path / "1", "handlers/acme.py", "import words\n" + APP + "app.name = words.NAME\n")
+    os.link(tmp_path / "1/handlers/acme.py", tmp_path / "2/handlers/acme.py")
+    link = tmp_path / "current"
+    link.symlink_to("1")
+    base = link / folder
+    code = Code(handler, "acme", base)
+    assert vars(code.load())["name"] == "1"
+    assert not code.is_stale()
+    (tmp_path / "new").symlink_to("2")
+    (tmp_path / "new").replace(link)
+    assert code.is_stale()
+    assert vars(load(handler, "acme", base))["name"] == "2"
+
+
+def test_another_file_in_the_place_of_one_makes_code_stale_whatever_its_time_is(tmp_path: Path) -> None:
+    place = write(tmp_path, "acme.py", "import words\n" + APP) + ":app"
+    words, new = tmp_path / write(tmp_path, "words.py", ""), tmp_path / write(tmp_path, "new.py", "")
+    code = Code(place, "acme", tmp_path)
+    code.load()
+    os.utime(new, ns=(words.stat().st_atime_ns, words.stat().st_mtime_ns))
+    new.replace(words)
+    assert code.is_stale()
+
+
 def test_a_file_of_the_peer_library_runs_unchanged_and_its_run_returns(tmp_path: Path) -> None:
     text = "from voxtra import VoxtraApp, CallSession\napp = VoxtraApp(ari_url='http://x')\napp.run()\n"
     assert isinstance(load(write(tmp_path, "peer.py", text) + ":app", "acme", tmp_path), VoxtraApp)
