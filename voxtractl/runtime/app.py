@@ -179,9 +179,9 @@ class VoxtraApp:
     def _tell(self, sink: Sink, event: Mapping[str, Any]) -> None:
         """An event of a hub, in its loop: under ``voxtractl run`` that has the calls of other tenants too."""
         if self._own_hub:
-            sink(event)
+            _hear(sink, event)
         elif event["tenant"] == self.tenant:
-            self.loop.call_soon_threadsafe(sink, event)
+            self.loop.call_soon_threadsafe(_hear, sink, event)
 
     def on_startup(self, hook: K) -> K:
         """Run it once before the first call can come; sync or async, in the loop of the handlers.
@@ -275,7 +275,9 @@ class VoxtraApp:
     async def _shut(self, hook: Hook) -> None:
         try:
             await _run(hook)
-        except (Exception, SystemExit):  # a user's code; the next hook has its own to close
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException:  # a user's code; the next hook has its own to close
             log.exception("a shutdown hook failed: %r", hook)
 
     async def stop(self, *, drain: float = 0.0) -> None:
@@ -425,7 +427,9 @@ class VoxtraApp:
         except asyncio.CancelledError:
             call.finish()
             raise
-        except Exception as exc:  # a user's code; told with its traceback, then the call ends
+        except GeneratorExit:  # nobody raised it: its loop is gone
+            raise
+        except BaseException as exc:  # a user's code; told with its traceback, then the call ends
             hint = exc.hint if isinstance(exc, VoxtractlError) else None
             log.exception("the handler of %s failed%s", call.called_number, f"; {hint}" if hint else "")
             call.fail(exc)
@@ -578,6 +582,13 @@ class HubClient(ARIClient):
     async def ask(self, request: Request, *, timeout: float | None = None) -> Answer:
         asked = asyncio.run_coroutine_threadsafe(self._ari.ask(request, timeout=timeout), self._loop)
         return await asyncio.wrap_future(asked)
+
+
+def _hear(sink: Sink, event: Mapping[str, Any]) -> None:
+    try:
+        sink(event)
+    except BaseException:  # a user's code; sys.exit() would end the loop that has the calls
+        log.exception("an event could not be told: %s", event["event"])
 
 
 async def _run(hook: Hook) -> None:

@@ -1120,10 +1120,16 @@ class CallSession:
         function = hook.func if isinstance(hook, partial) else hook
         call = getattr(function, "__call__", None)  # noqa: B004  an object with an async __call__
         if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
-            task = self._background(cast("Awaitable[object]", hook()))
+            task = self._background(self._awaited(cast("Awaitable[object]", hook())))
         else:
             task = self._background(self._in_thread(hook))
         self._taker.keep(task)
+
+    async def _awaited(self, work: Awaitable[object]) -> None:
+        try:
+            await work
+        except (SystemExit, KeyboardInterrupt):  # a user's code: either would end the loop
+            log.exception("a hook of call %s failed", self.id)
 
     async def _in_thread(self, hook: Callback) -> None:
         """Not in asyncio's own pool: six slow hooks (2 cores) would fill it, and one that never returns would
@@ -1134,7 +1140,7 @@ class CallSession:
             told = None
             try:
                 told = hook()
-            except Exception:  # a user's code
+            except BaseException:  # a user's code; after sys.exit() too somebody waits
                 log.exception("a hook of call %s failed", self.id)
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(_settle, done, told)
@@ -1142,7 +1148,7 @@ class CallSession:
         Thread(target=copy_context().run, args=(run,), name=f"hook of {self.id}", daemon=True).start()
         told = await done
         if inspect.isawaitable(told):
-            await told
+            await self._awaited(told)
 
     def refuse(self, reason: str, *, by: EndedBy = EndedBy.HANDLER) -> None:
         """End the call without waiting for it; for the app."""
@@ -1153,7 +1159,7 @@ class CallSession:
         self.attended = False
         self._tell(lifecycle.HandlerReturned(self._visits))
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """The handler raised; for the app."""
         told = f"{type(error).__name__}: {error}"
         self.attended = False

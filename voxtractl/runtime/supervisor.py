@@ -75,15 +75,19 @@ class _Loop:
     def __init__(self, name: str) -> None:
         self.name = name
         self.loop = asyncio.new_event_loop()
+        self.turned = monotonic()
+        self._asked = self._stops = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
-        self.turned = monotonic()
-        self._asked = False
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            while not self._stops:
+                try:
+                    self.loop.run_forever()
+                except (SystemExit, KeyboardInterrupt):  # of a task that a handler made; the others go on
+                    log.exception("%s: a task wanted to end the process", self.name)
         finally:
             self.loop.close()
 
@@ -108,6 +112,7 @@ class _Loop:
         return f"{last.filename}:{last.lineno} in {last.name}"
 
     def stop(self) -> None:
+        self._stops = True
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=1.0)  # a handler that blocks for ever does not hold the process
@@ -527,7 +532,7 @@ class Supervisor:
 
     def _loop_of(self, slug: str) -> asyncio.AbstractEventLoop:
         """The loop of a tenant's handlers, begun when it is first needed."""
-        if slug not in self._loops:
+        if slug not in self._loops or self._loops[slug].loop.is_closed():
             own = list(self._loops.values())[:LOOPS_MAX]
             self._loops[slug] = (
                 _Loop(f"tenant {slug}") if len(own) < LOOPS_MAX else own[hash(slug) % LOOPS_MAX]

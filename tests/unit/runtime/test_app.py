@@ -1,0 +1,123 @@
+"""What handlers, hooks and sinks raise is the end of their call, or of nothing; the rest is in tests/live."""
+
+import asyncio
+import sys
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from voxtractl import VoxtraApp
+from voxtractl.runtime import lifecycle
+from voxtractl.runtime.disposition import Disposition
+from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
+from voxtractl.runtime.session import CallSession
+
+CALL = {"event": "call_started", "tenant": None, "call_id": "1"}
+
+
+class Base(BaseException):
+    pass
+
+
+class StubHub:
+    """Keeps what is told of a call."""
+
+    def __init__(self) -> None:
+        self.journal = SimpleNamespace(node="lab", write=self.write)
+        self.loop = asyncio.get_running_loop()
+        self.signals: list[lifecycle.Signal] = []
+        self.events: list[tuple[str, Any]] = []
+
+    def write(self, event: str, call: Any, **more: Any) -> None:
+        self.events.append((event, more))
+
+    def feed(self, call_id: str, signal: lifecycle.Signal) -> None:
+        self.signals.append(signal)
+
+
+def taken(app: VoxtraApp) -> tuple[CallSession, StubHub]:
+    """A call that the app takes."""
+    hub, loop = StubHub(), asyncio.get_running_loop()
+    app._loop = lambda: loop
+    channel = {"id": "1", "state": "Up"}
+    call = CallSession(cast("Any", hub), app, channel, ["+265999000001"], Direction.INBOUND, app="x")
+    app.take(call)
+    return call, hub
+
+
+@pytest.mark.parametrize("error", [SystemExit("done"), KeyboardInterrupt(), Base("b"), ValueError("v")])
+async def test_whatever_a_handler_raises_fails_its_call(error: BaseException) -> None:
+    app = VoxtraApp()
+
+    @app.default()
+    async def handler(call: CallSession) -> None:
+        raise error
+
+    _, hub = taken(app)
+    await app.settle()
+    told = f"{type(error).__name__}: {error}"
+    assert hub.events == [("handler_failed", {"error": told})]
+    assert hub.signals == [lifecycle.HandlerRaised(told)]
+
+
+async def test_a_handler_that_is_cancelled_is_none_that_failed() -> None:
+    app = VoxtraApp()
+
+    @app.default()
+    async def handler(call: CallSession) -> None:
+        raise asyncio.CancelledError
+
+    _, hub = taken(app)
+    await app.settle()
+    assert hub.events == []
+    assert hub.signals == [lifecycle.HandlerReturned()]
+
+
+async def test_hooks_of_a_call_that_end_the_process_end_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    app, done = VoxtraApp(), list[str]()
+
+    @app.default()
+    async def handler(call: CallSession) -> None:
+        @call.on_hangup
+        async def bye() -> None:
+            done.append("async")
+            raise KeyboardInterrupt
+
+        @call.on_hangup
+        def plain() -> None:
+            done.append("plain")
+            sys.exit()
+
+    call, _ = taken(app)
+    await app.settle()
+    call.over(Ended("1", call.direction, Disposition.ANSWERED, 16, 0, EndedBy.CALLER, 1.0, 1.0, 2.0))
+    await app.settle(5.0)
+    assert sorted(done) == ["async", "plain"]
+    assert not app.busy
+    assert caplog.text.count("a hook of call 1 failed") == 2
+
+
+async def test_a_sink_that_ends_the_process_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    app, hub = VoxtraApp(), SimpleNamespace(journal=SimpleNamespace(sinks=[]))
+    loop = asyncio.get_running_loop()
+    app.attach([cast("Any", hub)], lambda: loop, tenant="acme")
+    app.on_event(lambda event: sys.exit("heard"))
+    (sink,) = hub.journal.sinks
+    sink({**CALL, "tenant": "acme"})
+    await asyncio.sleep(0)
+    assert "an event could not be told: call_started" in caplog.text
+
+
+async def test_a_shutdown_hook_that_fails_leaves_the_others_theirs(caplog: pytest.LogCaptureFixture) -> None:
+    app, done = VoxtraApp(), list[int]()
+
+    @app.on_shutdown
+    def first() -> None:
+        raise KeyboardInterrupt
+
+    app.on_shutdown(lambda: done.append(2))
+    await app.start_up()
+    await app.shut_down()
+    assert done == [2]
+    assert "a shutdown hook failed" in caplog.text
