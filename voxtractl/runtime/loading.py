@@ -90,6 +90,7 @@ class Code:
         token = LOADING.set(True)
         try:
             module = self._module()
+            found = getattr(module, self._name, None)
         except HandlerFault:
             self.watch(self._folder)  # a file that is missing may come
             raise
@@ -105,7 +106,6 @@ class Code:
             ) from exc
         finally:
             LOADING.reset(token)
-        found = getattr(module, self._name, None)
         if not isinstance(found, VoxtraApp):
             raise HandlerFault(
                 f"{self.handler} of {self.tenant} has no VoxtraApp named {self._name!r}",

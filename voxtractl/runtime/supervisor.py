@@ -487,10 +487,12 @@ class Supervisor:
         app.attach(self._hubs_of(tenant), lambda: self._loop_of(tenant.slug), tenant=tenant.slug)
         if not app.has_hooks:
             return
+        loop = self._loop_of(tenant.slug)
+        work = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_started(app, tenant), loop))
         try:
-            work = asyncio.run_coroutine_threadsafe(_started(app, tenant), self._loop_of(tenant.slug))
-            await asyncio.wrap_future(work)
+            await _result(work, tenant)
         except BaseException:
+            work.cancel()
             app.detach()
             raise
 
@@ -674,12 +676,24 @@ def _told(exc: VoxtractlError) -> str:
     return f"{first}{rest}"
 
 
+async def _result(started: asyncio.Future[None], tenant: Tenant) -> None:
+    """Wait for it. A hook that cancels itself is a HandlerFault: CancelledError is for whoever waits here."""
+    await asyncio.wait([started])
+    if started.cancelled():
+        raise HandlerFault(
+            f"a startup hook of {tenant.slug} was cancelled", tenant=tenant.slug, where=tenant.handler
+        )
+    started.result()
+
+
 async def _started(app: VoxtraApp, tenant: Tenant) -> None:
     """Run its startup hooks, in the loop of its handlers. Raises HandlerFault whatever they raise: it is this
     tenant's fault only."""
     try:
         await app.start_up()
-    except (Exception, SystemExit) as exc:
+    except asyncio.CancelledError:
+        raise
+    except BaseException as exc:
         raise HandlerFault(
             f"a startup hook of {tenant.slug} failed: {type(exc).__name__}: {exc}",
             tenant=tenant.slug,

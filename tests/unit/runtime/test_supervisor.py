@@ -3,10 +3,17 @@
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from voxtractl.model.fleet import Fleet
+from voxtractl.model.tenant import Tenant
 from voxtractl.runtime.supervisor import Supervisor, _Loop
+
+
+def tenant(slug: str, **more: Any) -> Tenant:
+    return Tenant(slug=slug, name=slug, handler=f"{slug}.py:app", app=f"voxtra-{slug}", **more)
 
 
 async def test_what_fails_unforeseen_is_told_and_done_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -55,4 +62,62 @@ async def test_a_closed_loop_is_replaced() -> None:
     assert supervisor._loop_of("acme") is first
     supervisor._loops["acme"].stop()
     assert not supervisor._loop_of("acme").is_closed()
+    await supervisor.close()
+
+
+HOOK = """\
+import asyncio
+from voxtractl import VoxtraApp
+
+app = VoxtraApp()
+
+@app.on_startup
+async def connect():
+    {}
+"""
+CANCELS = "asyncio.current_task().cancel(); await asyncio.sleep(1)"
+
+
+@pytest.mark.parametrize(
+    ("hook", "told"),
+    [
+        (CANCELS, "a startup hook of acme was cancelled"),
+        ("raise asyncio.CancelledError", "a startup hook of acme was cancelled"),
+        ("raise KeyboardInterrupt", "a startup hook of acme failed: KeyboardInterrupt: "),
+        ("raise BaseExceptionGroup('', [GeneratorExit()])", "a startup hook of acme failed: BaseExceptionG"),
+        ("1 / 0", "a startup hook of acme failed: ZeroDivisionError: division by zero"),
+    ],
+)
+async def test_a_startup_hook_is_its_tenants_fault_whatever_it_raises(
+    tmp_path: Path, hook: str, told: str
+) -> None:
+    (tmp_path / "acme.py").write_text(HOOK.format(hook))
+    (tmp_path / "beta.py").write_text(HOOK.format("pass"))
+    supervisor = Supervisor(tmp_path / "tenants.toml")
+    supervisor._fleet = Fleet(tenants={slug: tenant(slug) for slug in ("acme", "beta")})
+    assert await supervisor._load(dict(supervisor._fleet.tenants)) == []
+    assert str(supervisor.faults["acme"]).startswith(told)
+    assert set(supervisor.served) == {"beta"}
+    await supervisor.close()
+
+
+async def test_a_startup_hook_that_waits_is_cancelled_with_the_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxtractl.runtime.supervisor.LOAD_TIMEOUT", 0.2)
+    waits = "\n    ".join(
+        (
+            "import pathlib",
+            "try:",
+            "    await asyncio.sleep(60)",
+            "finally:",
+            "    pathlib.Path(__file__).with_suffix('.over').touch()",
+        )
+    )
+    (tmp_path / "acme.py").write_text(HOOK.format(waits))
+    supervisor = Supervisor(tmp_path / "tenants.toml")
+    await supervisor._load({"acme": tenant("acme")})
+    assert "was not ready within" in str(supervisor.faults["acme"])
+    while not (tmp_path / "acme.over").exists():  # noqa: ASYNC110  a thread makes it
+        await asyncio.sleep(0.01)
     await supervisor.close()
