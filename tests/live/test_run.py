@@ -747,6 +747,53 @@ async def test_a_handler_that_blocks_or_raises_stops_no_other_tenant(pbx: Pbx) -
         await pbx.empty()
 
 
+async def test_while_a_handler_blocks_calls_take_the_fallback_and_repaired_code_takes_them(pbx: Pbx) -> None:
+    blocks = WAITS.replace("await call.listen_dtmf(timeout=60)", "import time; time.sleep(1000)")
+    write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=blocks, beta=WAITS)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        pbx.call(ACME)
+        await run.says("tenant acme: its handler blocks its event loop, at ")
+        late = pbx.call(ACME)  # the dialplan's own fallback
+        await until(lambda: not late.up)
+        assert len(run.of("call_started")) == 1
+        write_file(pbx, "acme", SAYS_BYE)
+        await run.says("1 changed")
+        pbx.call(ACME)
+        await until(lambda: [end["ended_by"] for end in run.of("call_ended")] == ["handler"])
+        write_file(pbx, "beta", SAYS_BYE)
+        await until(lambda: run.log.count("1 changed") == 2, most=4)  # no look waits for what blocks
+        await run.forced()
+        await pbx.empty()
+
+
+async def test_a_handler_that_ends_the_process_ends_its_call(pbx: Pbx) -> None:
+    exits = WAITS.replace(
+        "await call.listen_dtmf(timeout=60)",
+        """\
+import sys
+    call.on_hangup(sys.exit)
+    if call.caller_number.endswith("7"):
+        sys.exit("done")
+    await call.listen_dtmf(timeout=60)
+""",
+    )
+    write(pbx, document(acme="acme.py:app"), acme=exits)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        first = pbx.call(ACME)
+        await until(lambda: run.of("call_answered"))
+        pbx.call(ACME, caller="+265700000007")
+        await until(lambda: run.of("call_ended"))
+        assert [event["error"] for event in run.of("handler_failed")] == ["SystemExit: done"]
+        assert run.of("call_ended")[0]["cause"] == 38
+        assert first.up
+        first.goes("far-dtmf", "1")  # its tenant's loop turns
+        await until(lambda: len(run.of("call_ended")) == 2)
+        run.process.terminate()
+        await run.ends()
+
+
 async def test_providers_of_speech_are_closed_with_their_app(pbx: Pbx) -> None:
     speaks = """
 class Voice:

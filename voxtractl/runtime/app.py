@@ -121,6 +121,7 @@ class VoxtraApp:
         self._on_startup: list[Hook] = []
         self._on_shutdown: list[Hook] = []
         self.is_up = False  # the startup hooks have run, the shutdown hooks have not
+        self.blocked = False  # its loop is known not to turn; the supervisor says so
         self._sinks: list[Sink] = []
         self._hubs: list[Hub] = []
         self._own_hub = False

@@ -103,6 +103,7 @@ class Taker(Protocol):
     stt: "SpeechToText | None"
     media: str  # audiosocket or websocket
     breaker: "Breaker"
+    blocked: bool  # its loop does not turn: it can take no call
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
@@ -642,7 +643,7 @@ class Hub:
         moved = args[:1] == [MOVED]
         given = args[1:] if moved else args
         taker, rest = self._taker(app, given)
-        if taker is None or self.draining:
+        if taker is None or taker.blocked or self.draining:
             slug = taker.tenant if taker else self._left.get(app) or (given[0] if given else None)
             self._spawn(self._hand_on(Place(channel, app, args), slug))
             return
@@ -915,7 +916,7 @@ class Hub:
                 self._spawn(self._insist(requests.hangup(call_id, "normal")))
             return
         taker, rest = self._taker(app, args)
-        if adopting and taker is not None:
+        if adopting and taker is not None and not taker.blocked:
             with self._or_fallback(call_id, taker.tenant):
                 self._adopt(app, taker, channel, rest)
         else:

@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -93,6 +94,8 @@ class _Loop:
 
     def check(self) -> float:
         """Ask the loop for a sign; returns the seconds since the last one."""
+        if self.loop.is_closed():
+            return 0.0
         if not self._asked:
             self._asked = True
             self.loop.call_soon_threadsafe(self._turn)
@@ -111,10 +114,12 @@ class _Loop:
         last = traceback.extract_stack(frame)[-1]
         return f"{last.filename}:{last.lineno} in {last.name}"
 
-    def stop(self) -> None:
+    def end(self) -> None:
         self._stops = True
-        if not self.loop.is_closed():
+        with suppress(RuntimeError):  # it has ended
             self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def join(self) -> None:
         self._thread.join(timeout=1.0)  # a handler that blocks for ever does not hold the process
 
 
@@ -161,6 +166,7 @@ class Supervisor:
         self._told_nodes: list[str] = []
         self._told_workers = 0
         self._loops: dict[str, _Loop] = {}  # by slug
+        self._at: dict[VoxtraApp, _Loop] = {}  # where an app runs, from its first need of a loop to its end
         self._past: list[_Served] = []  # served no more; their last calls go on
         self._tasks: set[asyncio.Task[None]] = set()
         self._blocked: set[_Loop] = set()  # those whose block was told
@@ -261,18 +267,23 @@ class Supervisor:
         self.served.clear()
         self._past.clear()
         await asyncio.gather(*(hub.stop() for hub in self.hubs.values()))
-        loops, self._loops = self._loops, {}
-        for loop in set(loops.values()):
-            loop.stop()
+        loops = {*self._loops.values(), *self._at.values()}
+        self._loops, self._at = {}, {}
+        for loop in loops:
+            loop.end()
+        for loop in loops:
+            loop.join()
 
     async def _each(
         self, apps: Iterable[VoxtraApp], what: Callable[[VoxtraApp], Coroutine[Any, Any, None]], most: float
     ) -> list[str]:
         """Do it for apps that have a loop, each in its own; returns the tenants that took more seconds."""
         work = {
-            asyncio.wrap_future(asyncio.run_coroutine_threadsafe(what(app), loop.loop)): app.tenant or ""
+            asyncio.wrap_future(asyncio.run_coroutine_threadsafe(what(app), self._loop_of(app).loop)): (
+                app.tenant or ""
+            )
             for app in apps
-            if (loop := self._loops.get(app.tenant or "")) is not None and not loop.loop.is_closed()
+            if app in self._at or app.tenant in self._loops
         }
         _, late = await asyncio.wait(work, timeout=most) if work else (set(), set())
         return sorted(work[one] for one in late)
@@ -422,7 +433,7 @@ class Supervisor:
             fault = HandlerFault(
                 f"the handler of {slug} was not ready within {LOAD_TIMEOUT:.0f} s",
                 tenant=slug,
-                where=code.standing() if app is None else self._loops[slug].where(),
+                where=code.standing() if app is None else self._loop_of(app).where(),
                 hint="do such work in @app.on_startup, without blocking",
             )
         except HandlerFault as exc:
@@ -435,6 +446,8 @@ class Supervisor:
             else:  # the document has changed since
                 self._past.append(_Served(tenant, app, code))
             return
+        if app is not None:
+            self._let_go(app)
         code.unload()
         if self._tried.get(slug) == (tenant, code):
             self.loading.discard(slug)
@@ -484,10 +497,10 @@ class Supervisor:
             app.media_legs = tenant.max_media_legs
         app.calls_per_second = tenant.outbound.calls_per_second if tenant.outbound else None
         app.app_name = self._apps(tenant)[0]
-        app.attach(self._hubs_of(tenant), lambda: self._loop_of(tenant.slug), tenant=tenant.slug)
+        app.attach(self._hubs_of(tenant), lambda: self._loop_of(app).loop, tenant=tenant.slug)
         if not app.has_hooks:
             return
-        loop = self._loop_of(tenant.slug)
+        loop = self._loop_of(app).loop
         work = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_started(app, tenant), loop))
         try:
             await _result(work, tenant)
@@ -532,24 +545,47 @@ class Supervisor:
             if hub.taker(name, key) is served.app:  # no other tenant has the name now
                 hub.leave(name, slug=key)
 
-    def _loop_of(self, slug: str) -> asyncio.AbstractEventLoop:
-        """The loop of a tenant's handlers, begun when it is first needed."""
-        if slug not in self._loops or self._loops[slug].loop.is_closed():
-            own = list(self._loops.values())[:LOOPS_MAX]
-            self._loops[slug] = (
-                _Loop(f"tenant {slug}") if len(own) < LOOPS_MAX else own[hash(slug) % LOOPS_MAX]
-            )
-        return self._loops[slug].loop
+    def _loop_of(self, app: VoxtraApp) -> _Loop:
+        """The loop of an app's handlers: its tenant's, from when it is first needed on."""
+        loop = self._at.get(app)
+        if loop is None or loop.loop.is_closed():
+            loop = self._at[app] = self._loop_for(app.tenant or "")
+        return loop
+
+    def _loop_for(self, slug: str) -> _Loop:
+        """The loop a tenant has. Not one that is blocked: repaired code would wait behind what it repairs."""
+        before = self._loops.get(slug)
+        if before is not None and self._turns(before):
+            return before
+        own = [loop for loop in dict.fromkeys(self._loops.values()) if self._turns(loop)]
+        loop = _Loop(f"tenant {slug}") if len(own) < LOOPS_MAX else own[hash(slug) % len(own)]
+        self._loops[slug] = loop
+        if before is not None:
+            self._end_unused(before)
+        return loop
+
+    def _let_go(self, app: VoxtraApp) -> None:
+        """The app runs no more."""
+        if (loop := self._at.pop(app, None)) is not None:
+            self._end_unused(loop)
+
+    def _end_unused(self, loop: _Loop) -> None:
+        if loop not in (*self._loops.values(), *self._at.values()):
+            loop.end()
+
+    def _turns(self, loop: _Loop) -> bool:
+        return loop not in self._blocked and not loop.loop.is_closed()
 
     async def _retire(self) -> None:
         """Shut down apps that are served no more, when their last call is over."""
-        past = list(self._past)
+        past = [served for served in self._past if not served.app.blocked]
         await self._each([served.app for served in past], VoxtraApp.retire, SHUT_DOWN)
         for served in past:
             if not served.app.is_up and not served.app.busy:
                 self._past.remove(served)
                 served.app.detach()
                 served.code.unload()
+                self._let_go(served.app)
 
     # --- watching ---------------------------------------------------------------------------------------
 
@@ -580,13 +616,17 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """Tell which tenant's handler blocks its loop, and where; once for each time."""
-        for loop in set(self._loops.values()):
+        loops = {*self._loops.values(), *self._at.values()}
+        self._blocked &= loops
+        for loop in loops:
             seconds = loop.check()
             if seconds < BLOCKED_AFTER:
                 self._blocked.discard(loop)
             elif loop not in self._blocked:
                 self._blocked.add(loop)
                 log.error("%s: its handler blocks its event loop, at %s", loop.name, loop.where())
+        for app, loop in self._at.items():
+            app.blocked = loop in self._blocked
 
     # --- workers ----------------------------------------------------------------------------------------
 

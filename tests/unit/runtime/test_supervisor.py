@@ -2,11 +2,13 @@
 
 import asyncio
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from voxtractl import VoxtraApp
 from voxtractl.model.fleet import Fleet
 from voxtractl.model.tenant import Tenant
 from voxtractl.runtime.supervisor import Supervisor, _Loop
@@ -51,17 +53,20 @@ async def test_a_loop_outlives_a_task_that_ends_the_process(caplog: pytest.LogCa
     loop.loop.call_soon_threadsafe(loop.loop.stop)
     there = asyncio.run_coroutine_threadsafe(stays(), loop.loop)
     assert await asyncio.wait_for(asyncio.wrap_future(there), 10) == "here"
-    loop.stop()
+    loop.end()
+    loop.join()
     assert loop.loop.is_closed()
     assert caplog.text.count("tenant acme: a task wanted to end the process") == 2
 
 
 async def test_a_closed_loop_is_replaced() -> None:
     supervisor = Supervisor(Path("tenants.toml"))
-    first = supervisor._loop_of("acme")
-    assert supervisor._loop_of("acme") is first
-    supervisor._loops["acme"].stop()
-    assert not supervisor._loop_of("acme").is_closed()
+    app = VoxtraApp()
+    first = supervisor._loop_of(app)
+    assert supervisor._loop_of(app) is first
+    first.end()
+    first.join()
+    assert not supervisor._loop_of(app).loop.is_closed()
     await supervisor.close()
 
 
@@ -120,4 +125,41 @@ async def test_a_startup_hook_that_waits_is_cancelled_with_the_load(
     assert "was not ready within" in str(supervisor.faults["acme"])
     while not (tmp_path / "acme.over").exists():  # noqa: ASYNC110  a thread makes it
         await asyncio.sleep(0.01)
+    await supervisor.close()
+
+
+async def watched(supervisor: Supervisor, app: VoxtraApp, *, blocked: bool) -> None:
+    async with asyncio.timeout(10):
+        while app.blocked is not blocked:
+            await supervisor._watch()
+            await asyncio.sleep(0.01)
+
+
+async def test_code_that_repairs_a_blocked_tenant_gets_another_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxtractl.runtime.supervisor.BLOCKED_AFTER", 0.05)
+    (tmp_path / "acme.py").write_text(HOOK.format("pass"))
+    supervisor, ends = Supervisor(tmp_path / "tenants.toml"), threading.Event()
+    acme = tenant("acme")
+    await supervisor._load({"acme": acme})
+    first = supervisor.served["acme"].app
+    first.loop.call_soon_threadsafe(ends.wait)
+    await watched(supervisor, first, blocked=True)
+    await supervisor._load({"acme": acme})  # its startup hook runs
+    second = supervisor.served["acme"].app
+    assert second is not first
+    assert second.loop is not first.loop
+    assert not second.blocked
+    async with asyncio.timeout(1):
+        await supervisor._retire()  # nobody waits for what is blocked
+    ups = [first.is_up]
+    ends.set()
+    await watched(supervisor, first, blocked=False)
+    left = supervisor._loop_of(first)
+    await supervisor._retire()
+    assert [*ups, first.is_up] == [True, False]
+    left.join()
+    assert left.loop.is_closed()  # no thread is left behind
+    assert second.loop.is_running()
     await supervisor.close()
