@@ -947,6 +947,19 @@ async def test_a_worker_that_comes_back_leaves_its_moved_calls_where_they_are(pb
             await until(lambda: not pbx.channels())
 
 
+async def test_a_call_that_no_worker_can_take_is_not_sent_to_and_fro(pbx: Pbx) -> None:
+    shared = '[defaults]\napps = "shared"\napp_name = "voxtra"\nworkers = 2\n'
+    write(pbx, shared + document(acme="acme.py:app", beta="beta.py:app"), acme=SAYS_BYE, beta="1 / 0\n")
+    await pushed(pbx)
+    async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
+        await asyncio.sleep(3)  # signs of life go out every second
+        far = pbx.call(BETA)
+        await until(lambda: not far.up)
+        for run in (one, two):
+            run.process.terminate()
+            await run.ends(7)
+
+
 async def test_an_app_that_another_process_takes_costs_its_tenant_only_and_comes_back(pbx: Pbx) -> None:
     write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=WAITS, beta=SAYS_BYE)
     await pushed(pbx)

@@ -697,10 +697,18 @@ class Hub:
 
     async def _hand_on(self, place: Place, slug: str | None) -> None:
         """A call we take no more: another worker gets it as it came, else the fallback."""
-        for other in self.elsewhere(place.app):
+        others = self.elsewhere(place.app)
+        if others and not self.draining and await self._was_moved(place):
+            others = ()  # who sent it here cannot take it either: it would go to and fro
+        for other in others:
             if await self.move(place, other, place.args):
                 return
         await self._to_fallback(place.channel["id"], slug)
+
+    async def _was_moved(self, place: Place) -> bool:
+        note = await self._insist(requests.get_variable(place.channel["id"], PLACE))
+        told = note.body["value"] if note is not None and note.status == 200 else ""
+        return bool(told == f"{place.app} {_line_of(place.channel)}")
 
     async def move(self, place: Place, to: str, args: Sequence[str]) -> bool:
         """Give a call to another app of this Asterisk, and leave a note of it on the channel: Asterisk goes
