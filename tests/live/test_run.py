@@ -864,6 +864,28 @@ async def test_a_changed_document_is_served_without_dropping_a_call(pbx: Pbx) ->
         await run.forced()
 
 
+async def test_until_the_push_calls_over_the_old_app_reach_the_handler(pbx: Pbx) -> None:
+    hooks = """
+db = []
+app.on_startup(lambda: db.append("open"))
+app.on_shutdown(db.clear)
+"""
+    tells = "print(call.app, *db, flush=True)\n    await call.answer()"
+    handler = WAITS.replace("await call.answer()", tells)
+    write(pbx, document(acme="acme.py:app"), acme=handler + hooks)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        write(pbx, document(acme="acme.py:app") + 'app = "acme-new"\n')
+        await run.says("reloaded: 1 tenants served, 1 changed")
+        await asyncio.sleep(3)  # what was replaced is shut down at the next look
+        pbx.call(ACME)
+        await run.says("\nvoxtra-acme open\n")
+        await pushed(pbx)
+        pbx.call(ACME)
+        await run.says("\nacme-new open\n")
+        await run.forced()
+
+
 async def test_shared_apps_bring_the_tenant_as_an_argument(pbx: Pbx) -> None:
     shared = '[defaults]\napps = "shared"\napp_name = "voxtra"\n'
     write(pbx, shared + document(acme="acme.py:app", beta="beta.py:app"), acme=SAYS_BYE, beta="1 / 0\n")

@@ -497,7 +497,9 @@ class Supervisor:
             app.media_legs = tenant.max_media_legs
         app.calls_per_second = tenant.outbound.calls_per_second if tenant.outbound else None
         app.app_name = self._apps(tenant)[0]
-        app.attach(self._hubs_of(tenant), lambda: self._loop_of(app).loop, tenant=tenant.slug)
+        before = self.served.get(tenant.slug)
+        hubs = [*self._hubs_of(tenant), *(hub for hub, _, _ in (before.names if before else ()))]
+        app.attach(list(dict.fromkeys(hubs)), lambda: self._loop_of(app).loop, tenant=tenant.slug)
         if not app.has_hooks:
             return
         loop = self._loop_of(app).loop

@@ -9,13 +9,20 @@ from typing import Any
 import pytest
 
 from voxtractl import VoxtraApp
+from voxtractl.ari.client import ARIClient
 from voxtractl.model.fleet import Fleet
 from voxtractl.model.tenant import Tenant
+from voxtractl.runtime.hub import Hub
+from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.supervisor import Supervisor, _Loop
 
 
 def tenant(slug: str, **more: Any) -> Tenant:
-    return Tenant(slug=slug, name=slug, handler=f"{slug}.py:app", app=f"voxtra-{slug}", **more)
+    return Tenant(**{"slug": slug, "name": slug, "handler": f"{slug}.py:app", "app": f"voxtra-{slug}"} | more)
+
+
+def hub(name: str) -> Hub:
+    return Hub(ARIClient("http://127.0.0.1:1", "nobody", ""), journal=Journal(name))
 
 
 async def test_what_fails_unforeseen_is_told_and_done_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -163,3 +170,26 @@ async def test_code_that_repairs_a_blocked_tenant_gets_another_loop(
     assert left.loop.is_closed()  # no thread is left behind
     assert second.loop.is_running()
     await supervisor.close()
+
+
+async def test_names_a_tenant_had_go_to_its_new_app_unless_another_tenant_has_them(tmp_path: Path) -> None:
+    for slug in ("acme", "beta"):
+        (tmp_path / f"{slug}.py").write_text(HOOK.format("pass"))
+    supervisor, one, two = Supervisor(tmp_path / "tenants.toml"), hub("one"), hub("two")
+    supervisor.hubs = {"one": one, "two": two}
+    await supervisor._load({"acme": tenant("acme", app="first", nodes=("one", "two"))})
+    await supervisor._load({"acme": tenant("acme", app="second", nodes=("two",))})
+    acme = supervisor.served["acme"].app
+    assert one.taker("first") is two.taker("first") is two.taker("second") is acme
+    assert one.taker("second") is None
+    assert acme.app_name == "second"
+    told: list[str] = []
+    acme.on_event(lambda event: told.append(event["event"]))
+    one.journal.write("call_started", {"tenant": "acme"})  # it hears of calls over the old name
+    await supervisor._load({"beta": tenant("beta", app="first")})
+    await supervisor._load({"acme": tenant("acme", app="third", nodes=("two",))})
+    supervisor._leave("acme")
+    assert two.taker("first") is supervisor.served["beta"].app
+    assert two.taker("second") is two.taker("third") is None
+    await supervisor.close()
+    assert told == ["call_started"]
