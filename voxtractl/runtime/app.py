@@ -44,6 +44,7 @@ from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
 from voxtractl.runtime.media import FAILURES, Breaker
 from voxtractl.runtime.router import Route, Router
 from voxtractl.runtime.session import CallSession
+from voxtractl.runtime.usage import Usage
 from voxtractl.settings import Secret
 
 if TYPE_CHECKING:
@@ -111,10 +112,9 @@ class VoxtraApp:
         self.max_channels: int | None = None
         self.calls_per_second: float | None = None
         self.media_legs = LEGS_MAX
-        self._legs = 0
+        self.usage = Usage()
         # By node and PJSIP endpoint: a trunk that cannot be dialled over is no reason to leave another.
         self._dialling: defaultdict[tuple[str | None, str], Breaker] = defaultdict(Breaker)
-        self._next_start = 0.0  # when the next call may go out
         self.router: Router[Handler] = Router()
         self.calls: dict[str, CallSession] = {}
         self._on_adopt: Handler | None = None
@@ -534,20 +534,22 @@ class VoxtraApp:
         )
 
     def _must_have_room(self) -> None:
-        if self.max_channels is not None and len(self.calls) >= self.max_channels:
+        if self.max_channels is not None and self._up() >= self.max_channels:
             raise LimitReached(
                 f"{self.tenant or self.app_name} has all of its {self.max_channels} calls up",
                 tenant=self.tenant or self.app_name,
                 hint="max_channels in the document",
             )
 
+    def _up(self) -> int:
+        """Calls of the tenant here; those that its earlier code has, too."""
+        sessions = [session for hub in self._hubs for session in list(hub.sessions.values())]
+        return len({session.id for session in sessions if session.tenant == self.tenant} | self.calls.keys())
+
     async def _turn(self) -> None:
         """Wait until the next call may go out: calls_per_second, evenly spread."""
         if self.calls_per_second:
-            now = monotonic()
-            start = max(now, self._next_start)
-            self._next_start = start + 1 / self.calls_per_second
-            await asyncio.sleep(start - now)
+            await asyncio.sleep(self.usage.turn(monotonic(), self.calls_per_second))
 
     async def audio_server(self) -> AudioServer:
         """Where Asterisk brings the sound of its calls: listens from the first leg on, on ``audio_host``; in
@@ -561,16 +563,15 @@ class VoxtraApp:
 
     def take_leg(self) -> None:
         """One more media leg; ``give_leg`` gives it back. Raises LimitReached."""
-        if self._legs >= self.media_legs:
+        if not self.usage.take_leg(self.media_legs):
             raise LimitReached(
                 f"{self.tenant or self.app_name} has all of its {self.media_legs} media legs open",
                 tenant=self.tenant or self.app_name,
                 hint="max_media_legs in the document" if self.tenant else "app.media_legs",
             )
-        self._legs += 1
 
     def give_leg(self, why: str = "") -> None:
-        self._legs -= 1
+        self.usage.give_leg()
 
 
 class HubClient(ARIClient):

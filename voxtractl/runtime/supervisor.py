@@ -13,6 +13,7 @@ import logging
 import sys
 import threading
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ from voxtractl.runtime.app import VoxtraApp
 from voxtractl.runtime.hub import MOVED, Hub
 from voxtractl.runtime.journal import Journal, Sink
 from voxtractl.runtime.loading import Code
+from voxtractl.runtime.usage import Usage
 from voxtractl.settings import Secret
 
 __all__ = ["Supervisor", "Worker"]
@@ -165,6 +167,7 @@ class Supervisor:
         self._connected: dict[str, object] = {}  # how each node was reached at the start
         self._told_nodes: list[str] = []
         self._told_workers = 0
+        self._usage: defaultdict[str, Usage] = defaultdict(Usage)  # by slug, over all loads
         self._loops: dict[str, _Loop] = {}  # by slug
         self._at: dict[VoxtraApp, _Loop] = {}  # where an app runs, from its first need of a loop to its end
         self._past: list[_Served] = []  # served no more; their last calls go on
@@ -492,10 +495,7 @@ class Supervisor:
 
     async def _start_up(self, tenant: Tenant, app: VoxtraApp) -> None:
         """Attach the app and run its startup hooks, in the loop of its handlers. Raises HandlerFault."""
-        app.max_channels = tenant.max_channels
-        if tenant.max_media_legs is not None:
-            app.media_legs = tenant.max_media_legs
-        app.calls_per_second = tenant.outbound.calls_per_second if tenant.outbound else None
+        self._limit(app, tenant)
         app.app_name = self._apps(tenant)[0]
         before = self.served.get(tenant.slug)
         hubs = [*self._hubs_of(tenant), *(hub for hub, _, _ in (before.names if before else ()))]
@@ -510,6 +510,17 @@ class Supervisor:
             work.cancel()
             app.detach()
             raise
+
+    def _limit(self, app: VoxtraApp, tenant: Tenant) -> None:
+        """The document's limits hold for all code of a tenant, also for what it replaces."""
+        app.usage = self._usage[tenant.slug]
+        past = [served.app for served in self._past if served.tenant.slug == tenant.slug]
+        now = [self.served[tenant.slug].app] if tenant.slug in self.served else []
+        for one in (*past, *now, app):
+            one.max_channels = tenant.max_channels
+            if tenant.max_media_legs is not None:
+                one.media_legs = tenant.max_media_legs
+            one.calls_per_second = tenant.outbound.calls_per_second if tenant.outbound else None
 
     def _hubs_of(self, tenant: Tenant) -> list[Hub]:
         return [hub for name, hub in self.hubs.items() if not tenant.nodes or name in tenant.nodes]

@@ -4,16 +4,20 @@ import asyncio
 import sys
 import threading
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
 
 from voxtractl import VoxtraApp
 from voxtractl.ari.client import ARIClient
+from voxtractl.errors import LimitReached
 from voxtractl.model.fleet import Fleet
-from voxtractl.model.tenant import Tenant
+from voxtractl.model.tenant import Outbound, Tenant
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal
+from voxtractl.runtime.lifecycle import Direction
+from voxtractl.runtime.session import CallSession
 from voxtractl.runtime.supervisor import Supervisor, _Loop
 
 
@@ -193,3 +197,28 @@ async def test_names_a_tenant_had_go_to_its_new_app_unless_another_tenant_has_th
     assert two.taker("second") is two.taker("third") is None
     await supervisor.close()
     assert told == ["call_started"]
+
+
+async def test_limits_hold_over_a_reload_and_for_code_that_was_replaced(tmp_path: Path) -> None:
+    (tmp_path / "acme.py").write_text(HOOK.format("pass"))
+    supervisor, node = Supervisor(tmp_path / "tenants.toml"), hub("lab")
+    supervisor.hubs = {"lab": node}
+    slowly = Outbound((), calls_per_second=0.1)
+    await supervisor._load({"acme": tenant("acme", max_channels=1, max_media_legs=2, outbound=slowly)})
+    old = supervisor.served["acme"].app
+    old.take_leg()
+    assert old.usage.turn(monotonic(), 0.1) == 0
+    # A call that the old code has, where the hub keeps it.
+    call = CallSession(node, old, {"id": "1"}, [], Direction.INBOUND, app="voxtra-acme")
+    node.sessions["1"] = call
+    await supervisor._load({"acme": tenant("acme", max_channels=1, max_media_legs=1, outbound=slowly)})
+    new = supervisor.served["acme"].app
+    for app in (old, new):
+        with pytest.raises(LimitReached, match="all of its 1 calls"):
+            await app.originate("Local/s@far-wait/n")
+        with pytest.raises(LimitReached, match="all of its 1 media legs"):
+            app.take_leg()
+    assert new.usage.turn(monotonic(), 0.1) > 9
+    old.give_leg()
+    new.take_leg()
+    await supervisor.close()
