@@ -9,16 +9,23 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         from voxtractl import __version__
 
-        print(f"voxtractl {__version__}")  # noqa: T201
-        return
+        try:
+            print(f"voxtractl {__version__}", flush=True)  # noqa: T201
+        except OSError:  # the command line says what is wrong with stdout
+            pass
+        else:
+            return
     import gc
 
     # A command makes many objects and keeps most of them until it ends: the collector finds nothing, often.
     # At the usual threshold of 700 that is 8 % of start-up, and a third of reading 10,000 tenants.
     gc.set_threshold(200_000)
-    from voxtractl.cli.entry import run
+    try:
+        from voxtractl.cli.entry import run
 
-    sys.exit(run(sys.argv[1:]))
+        sys.exit(run(sys.argv[1:]))
+    except KeyboardInterrupt:  # before the command line was there to tell it
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ enter (``from exc``), and never travel further up.
     ├─ ProtocolError              1   AudioSocket and media: bytes that break the rules
     │   ├─ LocalProtocolError         ours
     │   └─ RemoteProtocolError        Asterisk's, or of somebody who is not Asterisk
+    ├─ OutputFailed               1   the work is done, but its result could not be printed
+    ├─ Interrupted              130   Ctrl-C or SIGTERM; what had begun was brought to an end first
     ├─ PartialFailure             7   some nodes done, some not; carries each node's own error
     ├─ DemoFailed                 1   a step of the demo ended otherwise than it must
     └─ LabError                   1   the private Asterisk could not be built, started or stopped
@@ -73,6 +75,7 @@ __all__ = [
     "HandlerFault",
     "HostKeyChanged",
     "HostKeyUnknown",
+    "Interrupted",
     "LabError",
     "LimitReached",
     "LintFailed",
@@ -84,6 +87,7 @@ __all__ = [
     "NodeUnreachable",
     "NotFound",
     "OriginateFailed",
+    "OutputFailed",
     "PartialFailure",
     "PlanRefused",
     "ProtocolError",
@@ -150,6 +154,19 @@ class UsageFault(VoxtractlError):
 
     id = "usage"
     exit_code = 2
+
+
+class OutputFailed(VoxtractlError):
+    """What was to be printed could not be written, as to a full disk. The work itself was done."""
+
+    id = "output"
+
+
+class Interrupted(VoxtractlError):
+    """Ctrl-C or SIGTERM. What had begun on a node was finished or taken back first."""
+
+    id = "interrupted"
+    exit_code = 130
 
 
 # --- configuration ----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ only what a person sees and is asked.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,7 +14,7 @@ import typer
 
 from voxtractl.cli import context, show
 from voxtractl.cli.progress import reporter, wait
-from voxtractl.errors import UsageFault
+from voxtractl.errors import Interrupted, UsageFault
 from voxtractl.settings import Settings
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _push(provisioner: "TenantProvisioner", allowed: "Allowed", rollout: Any) ->
                 show.emit({"pushed": False}, "nothing was pushed")
                 return
             allowed = replace(allowed, reviewed=digest)
-    results = wait(provisioner.push(allowed, rollout))
+    results = _to_an_end(provisioner.push(allowed, rollout))
     _conclude(results, conclude)
 
 
@@ -171,7 +171,7 @@ def reload(
     from voxtractl.deploy.rollout import conclude
 
     kinds = naming.KINDS if everything else ("extensions",)
-    _conclude(wait(_provisioner().reload(kinds)), conclude)
+    _conclude(_to_an_end(_provisioner().reload(kinds)), conclude)
 
 
 @app.command()
@@ -213,7 +213,7 @@ def rollback(
     if not show.confirm(f"Roll {', '.join(provisioner.nodes)} back to {target}?"):
         show.emit({"rolled_back": False}, "nothing was changed")
         return
-    _conclude(wait(provisioner.rollback(revision)), conclude)
+    _conclude(_to_an_end(provisioner.rollback(revision)), conclude)
 
 
 @app.command()
@@ -259,6 +259,16 @@ def _provisioner() -> "TenantProvisioner":
         timeout=settings.timeout,
         report=reporter(),
     )
+
+
+def _to_an_end(work: Coroutine[Any, Any, T]) -> T:
+    """``wait`` for what changes nodes: whoever interrupts it is told where to look afterwards."""
+    try:
+        return wait(work)
+    except KeyboardInterrupt as exc:
+        raise Interrupted(
+            "interrupted", hint="voxtractl dialplan status shows what each node runs now"
+        ) from exc
 
 
 def _conclude(results: "Sequence[Result]", conclude: "Callable[[Sequence[Result]], None]") -> None:

@@ -4,11 +4,12 @@ Command groups are imported when they are used: the first screen and a typing er
 else. The words of a group on the first screen therefore stand here, in one table.
 """
 
-import os
+import errno
 import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -17,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from voxtractl.cli import context, show
-from voxtractl.errors import UsageFault, VoxtractlError
+from voxtractl.errors import Interrupted, OutputFailed, UsageFault, VoxtractlError
 from voxtractl.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ GLOBALS: Final[Mapping[str, bool]] = {
     "--verbose": False,
     "-v": False,
 }
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})  # stdout takes no more
 
 FIRST_STEPS: Final = """\
 First steps:
@@ -181,29 +184,64 @@ def globals_first(words: Sequence[str]) -> list[str]:
 
 def run(words: Sequence[str]) -> int:
     """Run one command line; returns the exit code. Every ending of a command passes through here."""
-    words = globals_first(words)
-    _early_output(words)
-    try:
-        ended = build().main(args=words, prog_name="voxtractl", standalone_mode=False)
-        sys.stdout.flush()
-    except VoxtractlError as error:
-        show.fail(error)
-        return error.exit_code
-    except typer.Abort:
-        return 130
-    except KeyboardInterrupt:
-        show.note("interrupted")
-        return 130
-    except typer.TyperException as error:  # how typer says that the line was typed wrongly
-        return _usage(error)
-    except (BrokenPipeError, SystemExit):
-        # The reader went away (`| head`), which typer tells with sys.exit when it was the first to notice;
-        # nothing may be written any more, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:  # noqa: BLE001  the last wall: a bug must still leave one JSON document
-        return _bug(error)
+    with _terminable():
+        try:
+            show.open_streams()
+            words = globals_first(words)
+            _early_output(words)
+            ended = build().main(args=words, prog_name="voxtractl", standalone_mode=False)
+            if ended == Interrupted.exit_code:  # what typer makes of Ctrl-C
+                return _fail(Interrupted("interrupted"))
+            sys.stdout.flush()
+        except VoxtractlError as error:
+            return _fail(error)
+        except (typer.Abort, KeyboardInterrupt):
+            return _fail(Interrupted("interrupted"))
+        except typer.TyperException as error:  # how typer says that the line was typed wrongly
+            return _usage(error)
+        except (BrokenPipeError, SystemExit):
+            # The reader went away (`| head`); typer tells it with sys.exit when it was the first to notice.
+            show.give_up(sys.stdout)
+            return 141
+        except Exception as error:  # noqa: BLE001  the last wall: a bug must still leave one JSON document
+            return _unwritten(error) or _bug(error)
     return ended if isinstance(ended, int) else 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a command like Ctrl-C, so that it cleans up; only the main thread may say so."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fail(error: VoxtractlError) -> int:
+    """The code of an error that was told, or could not be."""
+    try:
+        show.fail(error)
+        sys.stdout.flush()
+    except OSError:
+        show.give_up(sys.stdout)
+        if context.settings().output == "json":  # else it is told already
+            show.say(error)
+    return error.exit_code
+
+
+def _unwritten(error: Exception) -> int | None:
+    """The code when it was stdout that could not be written. An OSError about a file names it."""
+    if not isinstance(error, OSError) or error.filename is not None or error.errno not in _FULL:
+        return None
+    show.give_up(sys.stdout)
+    failed = OutputFailed(f"the output could not be written: {(error.strerror or str(error)).lower()}")
+    show.say(failed)
+    return failed.exit_code
 
 
 def wait(work: Coroutine[Any, Any, T], new_event_loop: "Callable[[], AbstractEventLoop] | None" = None) -> T:
@@ -217,11 +255,14 @@ def wait(work: Coroutine[Any, Any, T], new_event_loop: "Callable[[], AbstractEve
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await work
 
+    before = signal.getsignal(signal.SIGTERM)
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(guarded())
     except asyncio.CancelledError as exc:
         raise KeyboardInterrupt from exc
+    finally:
+        signal.signal(signal.SIGTERM, before)  # asyncio leaves the default
 
 
 def _early_output(words: Iterable[str]) -> None:
@@ -237,17 +278,16 @@ def _usage(error: typer.TyperException) -> int:
         show.note(message)
         return 2
     path = ctx.command_path if ctx is not None else "voxtractl"
-    show.fail(UsageFault(message, hint=f"{path} --help"))
-    return UsageFault.exit_code
+    return _fail(UsageFault(message, hint=f"{path} --help"))
 
 
 def _bug(error: Exception) -> int:
     import traceback
 
-    sys.stderr.write("".join(traceback.format_exception(error)))
-    fault = VoxtractlError(
-        f"voxtractl itself failed: {type(error).__name__}",
-        hint="this is a bug; report it with the lines above",
+    show.note("".join(traceback.format_exception(error)).rstrip())
+    return _fail(
+        VoxtractlError(
+            f"voxtractl itself failed: {type(error).__name__}",
+            hint="this is a bug; report it with the lines above",
+        )
     )
-    show.fail(fault)
-    return fault.exit_code

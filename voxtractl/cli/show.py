@@ -8,20 +8,32 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import TextIOWrapper
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 from voxtractl.cli.context import settings
-from voxtractl.errors import FleetError, LintFailed, PartialFailure, UsageFault, VoxtractlError
+from voxtractl.errors import (
+    FleetError,
+    Interrupted,
+    LintFailed,
+    PartialFailure,
+    UsageFault,
+    VoxtractlError,
+)
 
 __all__ = [
     "confirm",
     "emit",
     "error_document",
     "fail",
+    "give_up",
     "is_terminal",
     "note",
+    "open_streams",
     "paint",
     "progress",
+    "say",
     "table",
     "warn",
     "width",
@@ -35,6 +47,22 @@ _CODES: Final[Mapping[str, str]] = {
     "yellow": "33",
     "cyan": "36",
 }
+
+
+def open_streams() -> None:
+    """Make the standard streams fit for use: closed ones (``>&-``) become /dev/null, and what the locale has
+    no character for is written as ``?``."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  until the end
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def give_up(stream: TextIO) -> None:
+    """Nobody reads this stream any more, or it takes nothing: nothing may go there, not even at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -58,24 +86,36 @@ def paint(text: str, *styles: str, stream: TextIO | None = None) -> str:
 def emit(data: Mapping[str, Any], text: str | Callable[[], str]) -> None:
     """The result of a command: ``data`` as one JSON document, or ``text`` for a person."""
     if settings().output == "json":
-        sys.stdout.write(json.dumps({"ok": True, **data}, ensure_ascii=False) + "\n")
+        sys.stdout.write(_json({"ok": True, **data}))
         return
     shown = text if isinstance(text, str) else text()
     if shown:
         sys.stdout.write(shown if shown.endswith("\n") else shown + "\n")
 
 
+def _json(data: Mapping[str, Any]) -> str:
+    """One line; only ASCII where the locale has not every character."""
+    unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    return json.dumps(data, ensure_ascii=not unicode, default=str) + "\n"
+
+
 def note(message: str) -> None:
     """A message on the way (progress, what is being done); never part of the result."""
-    sys.stderr.write(message + "\n")
-    sys.stderr.flush()
+    _tell(message + "\n")
+
+
+def _tell(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:  # nobody can be told; the work goes on
+        give_up(sys.stderr)
 
 
 def progress(message: str) -> None:
     """One line that moves on a terminal; an empty message wipes it. Elsewhere nothing is written."""
     if is_terminal(sys.stderr) and settings().output == "text":
-        sys.stderr.write(f"\r\x1b[K{message[: width() - 1]}")
-        sys.stderr.flush()
+        _tell(f"\r\x1b[K{message[: width() - 1]}")
 
 
 def warn(message: str) -> None:
@@ -104,9 +144,12 @@ def confirm(question: str) -> bool:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageFault("there is no terminal to confirm on", hint="add --yes")
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    _tell(f"{question} [y/N] ")
+    try:
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    except KeyboardInterrupt:
+        note("")  # what is said next begins a line
+        raise
 
 
 def error_document(error: VoxtractlError) -> dict[str, Any]:
@@ -127,11 +170,18 @@ def error_document(error: VoxtractlError) -> dict[str, Any]:
 def fail(error: VoxtractlError) -> None:
     """Print an error: where, what, all reasons, the next step."""
     if settings().output == "json":
-        sys.stdout.write(json.dumps(error_document(error), ensure_ascii=False, default=str) + "\n")
-        return
-    if isinstance(error, (FleetError, LintFailed)):
+        sys.stdout.write(_json(error_document(error)))
+    else:
+        say(error)
+
+
+def say(error: VoxtractlError) -> None:
+    """An error for a person, whatever the form of the result."""
+    if isinstance(error, Interrupted):
+        note(error.message)
+    elif isinstance(error, (FleetError, LintFailed)):
         # Each reason carries its own place and its own next step: file:line:col: path: what; todo.
-        sys.stderr.write("".join(f"{reason}\n" for reason in error.reasons))
+        _tell("".join(f"{reason}\n" for reason in error.reasons))
         note(paint("error: ", "red", "bold", stream=sys.stderr) + error.message)
     else:
         where = f"{error.where}: " if error.where else ""

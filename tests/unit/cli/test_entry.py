@@ -115,14 +115,14 @@ def all_errors(of: type[errors.VoxtractlError] = errors.VoxtractlError) -> list[
 
 
 def test_exit_codes_are_those_of_the_design() -> None:
-    assert {error.exit_code for error in all_errors()} == {1, 2, 3, 4, 5, 7, 8, 9, 24}
+    assert {error.exit_code for error in all_errors()} == {1, 2, 3, 4, 5, 7, 8, 9, 24, 130}
 
 
 @pytest.fixture
 def endings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A command group of our own whose verbs end in the ways a command can end."""
     (tmp_path / "group_of_endings.py").write_text(
-        "import typer\n"
+        "import os, signal, typer\n"
         "from voxtractl.errors import NodeLocked\n"
         "app = typer.Typer(rich_markup_mode=None)\n"
         "@app.command()\n"
@@ -131,6 +131,8 @@ def endings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "def locked() -> None: raise NodeLocked('ann pushes', where='node pbx1', hint='wait')\n"
         "@app.command()\n"
         "def interrupted() -> None: raise KeyboardInterrupt\n"
+        "@app.command()\n"
+        "def terminated() -> None: os.kill(os.getpid(), signal.SIGTERM)\n"
         "@app.command()\n"
         "def pending() -> None: raise typer.Exit(6)\n"
         "@app.command()\n"
@@ -167,6 +169,25 @@ def test_an_error_says_where_what_and_the_next_step(capsys: pytest.CaptureFixtur
     entry.run(["ending", "locked"])
     out, err = capsys.readouterr()
     assert (out, err) == ("", "error: node pbx1: ann pushes\nhint:  wait\n")
+
+
+@pytest.mark.usefixtures("endings")
+def test_an_interruption_is_told_in_one_word_or_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.run(["ending", "interrupted"]) == 130
+    out, err = capsys.readouterr()
+    assert (out, err.strip()) == ("", "interrupted")
+    assert entry.run(["ending", "interrupted", "-o", "json"]) == 130
+    assert json.loads(capsys.readouterr().out)["error"]["id"] == "interrupted"
+
+
+@pytest.mark.usefixtures("endings")
+def test_sigterm_outside_the_event_loop_ends_a_command_like_ctrl_c(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert entry.run(["ending", "terminated", "-o", "json"]) == 130
+    assert json.loads(capsys.readouterr().out)["error"]["id"] == "interrupted"
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 # --- what was typed wrongly --------------------------------------------------------------------------------
@@ -300,6 +321,55 @@ def test_a_reader_that_went_away_ends_it_quietly(line: list[str], unbuffered: st
     assert done.returncode == 141
 
 
+def typed(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """A whole line of a shell."""
+    return subprocess.run(
+        f"{sys.executable} -m voxtractl {line}",
+        shell=True,
+        env={**os.environ, **environment},
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code"), [("tenant list", 0), ("tenant show nobody -o json", 2), ("--help", 0), ("--version", 0)]
+)
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_stream_that_is_closed_or_full_changes_no_ending(
+    line: str, code: int, closed: str, unbuffered: str, folder: Path
+) -> None:
+    done = typed(f"{line} {closed}", PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr) == (code, b"")
+    assert bool(done.stdout) is (">&-" not in closed.replace("2>&-", ""))
+
+
+@pytest.mark.parametrize("line", ["tenant list", "tenant list -o json", "--help", "--version"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_told(line: str, unbuffered: str, folder: Path) -> None:
+    done = typed(f"{line} >/dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert done.returncode == 1
+    assert done.stderr == b"error: the output could not be written: no space left on device\n"
+
+
+def test_an_error_document_that_cannot_be_written_is_told_in_words(folder: Path) -> None:
+    done = typed("tenant show nobody -o json >/dev/full")
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: there is no tenant")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_locale_without_the_letters_loses_letters_and_no_json(encoding: str, folder: Path) -> None:
+    (folder / "tenants.toml").write_text('[tenants.acme]\nname = "Café №1"\n', encoding="utf-8")
+    assert typed("--help", PYTHONIOENCODING=encoding).returncode == 0
+    text = typed("tenant show acme", PYTHONIOENCODING=encoding)
+    assert (text.returncode, text.stderr) == (0, b"")
+    assert "?1" in text.stdout.decode(encoding)
+    document = typed("tenant show acme -o json", PYTHONIOENCODING=encoding)
+    assert json.loads(document.stdout.decode("ascii"))["values"]["name"] == "Café №1"
+
+
 def test_help_into_head_is_quiet() -> None:
     done = subprocess.run(
         f"{sys.executable} -m voxtractl --help | head -n 1",
@@ -339,7 +409,7 @@ class Terminal:
             if not piece:
                 break
             shown += piece
-        return shown.decode()
+        return shown.decode(errors="replace")
 
     def type(self, text: str) -> None:
         os.write(self.end, text.encode())
@@ -380,6 +450,15 @@ def test_ctrl_c_at_a_question_ends_with_130_and_changes_nothing(folder: Path) ->
     assert terminal.code() == 130
     assert "Traceback" not in shown
     assert (folder / "tenants.toml").read_bytes() == before
+
+
+def test_an_answer_in_no_encoding_is_not_yes(folder: Path) -> None:
+    terminal = Terminal(["tenant", "remove", "acme"], PYTHONIOENCODING="utf-8:strict")
+    terminal.read_until("[y/N] ")
+    os.write(terminal.end, b"\xff\n")
+    assert "Traceback" not in terminal.read_until()
+    terminal.code()
+    assert "acme" in (folder / "tenants.toml").read_text()
 
 
 @pytest.mark.parametrize(("answer", "left"), [("y\n", False), ("n\n", True), ("\n", True)])
