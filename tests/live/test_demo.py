@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from voxtractl.lab import Lab, names
 
@@ -47,3 +50,26 @@ def test_with_json_it_is_one_document(lab: Lab, tmp_path: Path) -> None:
     assert document["ok"] is True
     assert len(document["steps"]) == 9
     assert lab.alive
+
+
+@pytest.mark.parametrize("line", ["A private Asterisk", "$ voxtractl dialplan push"])
+def test_sigterm_leaves_nothing_either(line: str, lab: Lab, tmp_path: Path) -> None:
+    before = names()
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "voxtractl", "demo", "-o", "json"],
+        env={**os.environ, "TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert demo.stderr is not None
+    for shown in demo.stderr:
+        if line in shown:
+            demo.send_signal(signal.SIGTERM)
+            break
+    out, err = demo.communicate(timeout=60)
+    assert demo.returncode == 130, err
+    assert "Traceback" not in err
+    assert json.loads(out)["error"]["id"] == "interrupted"
+    assert names() == before
+    assert not list(tmp_path.glob("voxtractl-demo-*"))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from voxtractl.cli import context, show
-from voxtractl.errors import DemoFailed
+from voxtractl.errors import DemoFailed, Interrupted
 
 if TYPE_CHECKING:
     from voxtractl.lab import Lab
@@ -117,6 +117,8 @@ def _run(config: Path, words: Sequence[str], expected: int) -> None:
 
     show.note(show.paint(f"\n$ voxtractl {' '.join(words)}", "bold", stream=sys.stderr))
     code = run(["--config", str(config), *words])
+    if code == Interrupted.exit_code:
+        raise KeyboardInterrupt
     if code != expected:
         raise DemoFailed(
             f"voxtractl {' '.join(words)} ended with {code}, not {expected}",
