@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
 from voxtractl.deploy.steps import Result, failed
-from voxtractl.errors import PartialFailure, VoxtractlError
+from voxtractl.errors import PartialFailure, RollbackFailed, VoxtractlError
 
 __all__ = ["BATCH", "Rollout", "conclude", "roll_out", "side_by_side"]
 
@@ -43,7 +43,10 @@ async def roll_out(
 
 
 async def side_by_side(nodes: Sequence[str], work: Callable[[str], Awaitable[Result]]) -> tuple[Result, ...]:
-    """Work on all nodes at once; an error of a node is its result and ends no other."""
+    """Work on all nodes at once; an error of a node is its result and ends no other.
+
+    Cancelled, it raises CancelledError, or RollbackFailed of a node that could not be taken back.
+    """
 
     async def one(node: str) -> Result:
         try:
@@ -51,8 +54,16 @@ async def side_by_side(nodes: Sequence[str], work: Callable[[str], Awaitable[Res
         except VoxtractlError as exc:
             return failed(node, exc)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(node)) for node in nodes]
+    tasks: list[asyncio.Task[Result]] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks += [group.create_task(one(node)) for node in nodes]
+    except asyncio.CancelledError:
+        # What had begun was taken back; a node that could not be is more than an interruption.
+        for error in [task.result().error for task in tasks if not task.cancelled()]:
+            if isinstance(error, RollbackFailed):
+                raise error from None
+        raise
     return tuple(task.result() for task in tasks)
 
 

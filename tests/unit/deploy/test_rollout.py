@@ -6,7 +6,14 @@ import pytest
 
 from voxtractl.deploy.rollout import Rollout, conclude, roll_out
 from voxtractl.deploy.steps import Result
-from voxtractl.errors import NodeUnreachable, PartialFailure, StalePlan, VerifyFailed, VoxtractlError
+from voxtractl.errors import (
+    NodeUnreachable,
+    PartialFailure,
+    RollbackFailed,
+    StalePlan,
+    VerifyFailed,
+    VoxtractlError,
+)
 
 NODES = ("a", "b", "c", "d", "e")
 
@@ -74,6 +81,32 @@ async def test_a_bug_is_not_a_result() -> None:
 
     with pytest.raises(ExceptionGroup):
         await roll_out(NODES, broken, Rollout())
+
+
+@pytest.mark.parametrize(
+    ("ending", "seen"),
+    [
+        (RollbackFailed("no", node="b"), RollbackFailed),
+        (NodeUnreachable("no", node="b"), asyncio.CancelledError),
+    ],
+)
+async def test_an_interruption_hides_no_node_that_could_not_be_taken_back(
+    ending: VoxtractlError, seen: type[BaseException]
+) -> None:
+    async def work(node: str) -> Result:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if node == "b":
+                raise ending from None
+            raise
+        raise AssertionError("nobody waits that long")
+
+    rollout = asyncio.ensure_future(roll_out(NODES, work, Rollout(canaries=0)))
+    await asyncio.sleep(0.01)
+    rollout.cancel()
+    with pytest.raises(seen):
+        await rollout
 
 
 def test_no_error_concludes_in_peace() -> None:
