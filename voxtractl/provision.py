@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from voxtractl import files, naming
-from voxtractl.errors import LintFailed, SettingsError, StalePlan, UsageFault
+from voxtractl.errors import LintFailed, NodeError, SettingsError, StalePlan, UsageFault
 from voxtractl.model import document
 from voxtractl.model.fleet import Fleet
 from voxtractl.model.node import Node
@@ -236,17 +236,26 @@ class TenantProvisioner:
     # --- the work ---------------------------------------------------------------------------------------
 
     async def plan(self) -> "tuple[Plan, ...]":
-        """What a push would do to each node; reads the nodes' files, asks no Asterisk. Raises for the first
-        node that cannot be read."""
+        """What a push would do to each node; reads the nodes' files, asks no Asterisk.
+
+        There is no plan while a node cannot be read: raises NodeError; details["lines"] are all such nodes.
+        """
         from voxtractl.deploy.plan import diff
+        from voxtractl.deploy.rollout import conclude_nodes
 
         plans: list[Plan] = []
+        unread: dict[str, NodeError] = {}
         for node in self.nodes:
             bundle = self.bundle(node)
-            async with self.store(node) as store:
-                plan = diff(await store.observe(), bundle)
+            try:
+                async with self.store(node) as store:
+                    plan = diff(await store.observe(), bundle)
+            except NodeError as exc:
+                unread[node] = exc
+                continue
             self._inspect(bundle, plan)
             plans.append(plan)
+        conclude_nodes(unread, list(unread))  # as if there were no others: without them nothing is planned
         return tuple(plans)
 
     async def texts(self, plan: "Plan") -> dict[str, tuple[bytes, bytes]]:
@@ -345,14 +354,19 @@ class TenantProvisioner:
         return await roll_out(self.nodes, one, everything)
 
     async def status(self) -> "tuple[Status, ...]":
-        """What every node is: its files, what Asterisk runs of them, what the document would change."""
+        """What every node is: its files, what Asterisk runs of them, what the document would change. A node
+        that cannot be read says so in its ``error``."""
         import asyncio
 
         from voxtractl.deploy import steps
 
         async def one(node: str) -> "Status":
-            async with self.open(node) as (store, ari):
-                return await steps.look(store, ari, self.bundle(node))
+            bundle = self.bundle(node)
+            try:
+                async with self.open(node) as (store, ari):
+                    return await steps.look(store, ari, bundle)
+            except NodeError as exc:
+                return steps.Status(node=node, error=exc)
 
         return tuple(await asyncio.gather(*(one(node) for node in self.nodes)))
 

@@ -538,6 +538,10 @@ def test_asterisk_down_is_unreachable_and_nothing_is_touched(alone: Operator) ->
     assert said.document["error"]["id"] == "node.unreachable"
     assert said.document["error"]["retryable"] is True
     assert alone.current == before
+    said = alone.types("dialplan", "status", "--exit-code")
+    assert said.code == 5
+    assert "unknown" in said.out
+    assert alone.types("dialplan", "status", "-o", "json").document["error"]["id"] == "node.unreachable"
     alone.lab.start()
     alone.must("dialplan", "push", "--yes")
     assert GAMMA in alone.dialplan("from-trunk")
@@ -649,6 +653,9 @@ def test_only_the_named_node_is_worked_on(two: Operator, tmp_path: Path) -> None
     with_second_node(two, f"local:{tmp_path}/nowhere/voxtractl")
     two.add("gamma", "--did", GAMMA)
     two.must("dialplan", "push", "--yes", "-n", "lab")
+    said = two.types("dialplan", "status")
+    assert said.code == 0
+    assert [line.split()[0] for line in said.out.splitlines()] == ["NODE", "lab", "second"]
     said = two.types("dialplan", "plan", "-n", "third")
     assert said.code == 2
     assert "lab, second" in said.err

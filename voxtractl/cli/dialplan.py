@@ -5,7 +5,7 @@ only what a person sees and is asked.
 """
 
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,11 +14,12 @@ import typer
 
 from voxtractl.cli import context, show
 from voxtractl.cli.progress import reporter, wait
-from voxtractl.errors import Interrupted, UsageFault
+from voxtractl.errors import Interrupted, NodeError, UsageFault, VoxtractlError
 from voxtractl.settings import Settings
 
 if TYPE_CHECKING:
     from voxtractl.deploy.plan import Plan
+    from voxtractl.deploy.revision import Record
     from voxtractl.deploy.steps import Result, Status
     from voxtractl.provision import Allowed, TenantProvisioner
 
@@ -58,7 +59,7 @@ def render(
         wanted = {path for (slug, _), path in bundle.places.items() if not tenants or slug in tenants}
         chosen = {p: c for p, c in bundle.files.items() if not tenants or p in wanted}
         if out is not None:
-            _write(out / node, chosen)
+            _write(out, node, chosen)
         shown[node] = {path: masked(content.decode()) for path, content in chosen.items()}
     if out is not None:
         count = sum(len(paths) for paths in shown.values())
@@ -194,7 +195,8 @@ def status(exit_code: bool = _EXIT_CODE) -> None:
     Is every node what it should be? Changes nothing.
     """
     found = wait(_provisioner().status())
-    show.emit({"nodes": [_status_document(s) for s in found]}, lambda: _status_text(found))
+    errors = {s.node: s.error for s in found if s.error is not None}
+    _conclude_look(errors, [_status_document(s) for s in found], lambda: _status_text(found))
     if exit_code and not all(s.settled for s in found):
         raise typer.Exit(PENDING)
 
@@ -219,30 +221,16 @@ def rollback(
 @app.command()
 def history(limit: int = typer.Option(20, "--limit", min=1, help="Newest lines of each node.")) -> None:
     """Who pushed what to each node, newest first."""
-
     provisioner = _provisioner()
-    records = {node: wait(provisioner.history(node))[::-1][:limit] for node in provisioner.nodes}
-    show.emit(
-        {"nodes": {node: [record._asdict() for record in lines] for node, lines in records.items()}},
-        lambda: show.table(
-            ("WHEN", "NODE", "OUTCOME", "REVISION", "WHO", "TENANTS", "DIDS", "MS", "REASON"),
-            [
-                (
-                    r.when[:19],
-                    r.node,
-                    r.outcome,
-                    r.revision,
-                    r.who,
-                    str(r.tenants),
-                    str(r.dids),
-                    str(r.ms),
-                    r.reason,
-                )
-                for lines in records.values()
-                for r in lines
-            ],
-        ),
-    )
+    records: dict[str, Sequence[Record]] = {}
+    errors: dict[str, NodeError] = {}
+    for node in provisioner.nodes:
+        try:
+            records[node] = wait(provisioner.history(node))[::-1][:limit]
+        except NodeError as exc:
+            records[node], errors[node] = (), exc
+    nodes = {node: [record._asdict() for record in lines] for node, lines in records.items()}
+    _conclude_look(errors, nodes, lambda: _history_text(chain.from_iterable(records.values())))
 
 
 # --- what the commands share ------------------------------------------------------------------------------
@@ -282,6 +270,17 @@ def _conclude(results: "Sequence[Result]", conclude: "Callable[[Sequence[Result]
     conclude(results)
 
 
+def _conclude_look(
+    errors: Mapping[str, VoxtractlError], nodes: Collection[Any], text: Callable[[], str]
+) -> None:
+    """Print what was seen, then end as the nodes ended. A failure is the one document of -o json."""
+    from voxtractl.deploy.rollout import conclude_nodes
+
+    if not errors or context.settings().output == "text":
+        show.emit({"nodes": nodes}, text)
+    conclude_nodes(errors, nodes)
+
+
 def _known(tenants: Iterable[str], there: Iterable[str], where: str) -> None:
     names = set(there)
     for slug in tenants:
@@ -295,15 +294,22 @@ def _known(tenants: Iterable[str], there: Iterable[str], where: str) -> None:
             )
 
 
-def _write(folder: Path, files: dict[str, bytes]) -> None:
+def _write(out: Path, node: str, files: dict[str, bytes]) -> None:
     import os
 
     for path, content in files.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
+        target = out / node / path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+        except OSError as exc:
+            why = (exc.strerror or str(exc)).lower()
+            raise UsageFault(
+                f"--out {out}: {exc.filename or target} cannot be written: {why}",
+                hint="name a folder that you may write to, on a disk with room; it is made when it is absent",
+            ) from exc
 
 
 def _files_text(nodes: dict[str, dict[str, str]]) -> Iterable[str]:
@@ -402,9 +408,9 @@ def _status_document(status: "Status") -> dict[str, Any]:
     return {
         "node": status.node,
         "settled": status.settled,
-        "revision": status.snapshot.revision,
+        "revision": status.snapshot.revision if status.snapshot else None,
         "pending": status.plan.blast_radius() if status.plan and not status.plan.empty else None,
-        "drift": [{"path": d.path, "what": d.what} for d in status.snapshot.drift],
+        "drift": [{"path": d.path, "what": d.what} for d in status.snapshot.drift] if status.snapshot else [],
         "proof": status.proof.document() if status.proof else None,
         "error": show.error_document(status.error)["error"] if status.error else None,
     }
@@ -414,6 +420,10 @@ def _status_text(found: "Sequence[Status]") -> str:
     rows: list[tuple[str, ...]] = []
     more: list[str] = []
     for s in found:
+        if s.snapshot is None:
+            why = s.error.message if s.error else "it could not be read"
+            rows.append((s.node, "unknown", "unknown", "-", "unknown", why))
+            continue
         live = "unknown" if s.proof is None else "yes" if s.proof.complete else "NO"
         pending = "none" if s.plan is None or s.plan.empty else s.plan.blast_radius()
         dids = str(s.proof.dids) if s.proof else "-"
@@ -422,6 +432,24 @@ def _status_text(found: "Sequence[Status]") -> str:
         if s.proof is not None and not s.proof.complete:
             more.append(show.paint(f"{s.node}: {s.proof.sentence()}", "red"))
         more += [show.paint(f"{s.node}: {d.path} is {d.what}", "yellow") for d in s.snapshot.drift]
-        if s.error is not None:
-            more.append(show.paint(f"{s.node}: {s.error.message}", "red"))
     return "\n".join([show.table(("NODE", "REVISION", "LIVE", "DIDS", "DRIFT", "PENDING"), rows), *more])
+
+
+def _history_text(records: "Iterable[Record]") -> str:
+    return show.table(
+        ("WHEN", "NODE", "OUTCOME", "REVISION", "WHO", "TENANTS", "DIDS", "MS", "REASON"),
+        [
+            (
+                r.when[:19],
+                r.node,
+                r.outcome,
+                r.revision,
+                r.who,
+                str(r.tenants),
+                str(r.dids),
+                str(r.ms),
+                r.reason,
+            )
+            for r in records
+        ],
+    )

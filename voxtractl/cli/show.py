@@ -17,7 +17,6 @@ from voxtractl.errors import (
     FleetError,
     Interrupted,
     LintFailed,
-    PartialFailure,
     UsageFault,
     VoxtractlError,
 )
@@ -162,7 +161,7 @@ def error_document(error: VoxtractlError) -> dict[str, Any]:
             "where": error.where,
             "hint": error.hint,
             "retryable": error.retryable,
-            "details": error.details,
+            "details": dict(error.details),
         },
     }
 
@@ -186,8 +185,7 @@ def say(error: VoxtractlError) -> None:
     else:
         where = f"{error.where}: " if error.where else ""
         note(paint("error: ", "red", "bold", stream=sys.stderr) + where + error.message)
-    if isinstance(error, PartialFailure):
-        for line in error.details.get("lines", ()):  # type: ignore[attr-defined]
-            note(f"  {line}")
+    for line in error.details.get("lines", ()):  # type: ignore[attr-defined]
+        note(f"  {line}")  # of each node
     if error.hint:
         note(paint("hint:  ", "cyan", stream=sys.stderr) + error.hint)

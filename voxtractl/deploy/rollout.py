@@ -4,13 +4,13 @@ A rollout never raises for a node: it returns every node's Result, and ``conclud
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from voxtractl.deploy.steps import Result, failed
 from voxtractl.errors import PartialFailure, RollbackFailed, VoxtractlError
 
-__all__ = ["BATCH", "Rollout", "conclude", "roll_out", "side_by_side"]
+__all__ = ["BATCH", "Rollout", "conclude", "conclude_nodes", "roll_out", "side_by_side"]
 
 BATCH: Final = 16
 
@@ -68,25 +68,33 @@ async def side_by_side(nodes: Sequence[str], work: Callable[[str], Awaitable[Res
 
 
 def conclude(results: Sequence[Result]) -> None:
-    """One ending for all nodes: nothing, the only error there is, or PartialFailure that names them all."""
+    """One ending for all nodes; see ``conclude_nodes``."""
     errors = {result.node: result.error for result in results if result.error is not None}
+    skipped = [result.node for result in results if result.status == "skipped"]
+    conclude_nodes(errors, [result.document() for result in results], skipped)
+
+
+def conclude_nodes(
+    errors: Mapping[str, VoxtractlError], nodes: Collection[Any], skipped: Sequence[str] = ()
+) -> None:
+    """One ending for all nodes: nothing, the error they all ended with, or PartialFailure.
+
+    ``nodes`` is what is told of every node, errors or not: the error's details.
+    """
     if not errors:
         return
-    done = [result.node for result in results if result.status not in {"failed", "skipped"}]
-    skipped = [result.node for result in results if result.status == "skipped"]
     first = next(iter(errors.values()))
-    if not done and len({error.id for error in errors.values()}) == 1:
+    details = {"nodes": nodes, "lines": [f"{node}: {_with_hint(error)}" for node, error in errors.items()]}
+    if len(errors) + len(skipped) == len(nodes) and len({error.exit_code for error in errors.values()}) == 1:
+        first.details.update(details if len(errors) > 1 else {"nodes": nodes})
         if skipped:
             first.details["skipped"] = skipped
         raise first
     raise PartialFailure(
-        f"{len(errors)} of {len(results)} nodes failed ({', '.join(list(errors)[:5])})"
+        f"{len(errors)} of {len(nodes)} nodes failed ({', '.join(list(errors)[:5])})"
         + (f", {len(skipped)} were not begun" if skipped else ""),
         hint="the others are as they say; run the same command again after mending the failed ones",
-        details={
-            "nodes": [result.document() for result in results],
-            "lines": [f"{node}: {_with_hint(error)}" for node, error in errors.items()],
-        },
+        details=details,
     )
 
 

@@ -120,9 +120,9 @@ class Status(NamedTuple):
     """What a node is: its files, what Asterisk runs of them, and what the document would change."""
 
     node: str
-    snapshot: Snapshot
-    plan: Plan | None
-    proof: Proof | None  # None when nothing was pushed or Asterisk did not answer
+    snapshot: Snapshot | None = None  # None, and no plan, when the node's files could not be read
+    plan: Plan | None = None
+    proof: Proof | None = None  # None when nothing was pushed or Asterisk did not answer
     error: VoxtractlError | None = None
 
     @property
@@ -279,12 +279,12 @@ async def look(store: Store, ari: ARIClient, bundle: Bundle) -> Status:
     snapshot = await store.observe()
     plan = diff(snapshot, bundle)
     if snapshot.manifest is None:
-        return Status(node=bundle.node, snapshot=snapshot, plan=plan, proof=None)
+        return Status(node=bundle.node, snapshot=snapshot, plan=plan)
     manifest = snapshot.manifest
     try:
         proof = await prove(ari, questions(manifest.marks, manifest.tenants, manifest.trunk_context))
     except AriError as exc:
-        return Status(node=bundle.node, snapshot=snapshot, plan=plan, proof=None, error=exc)
+        return Status(node=bundle.node, snapshot=snapshot, plan=plan, error=of_node(bundle.node, exc))
     return Status(node=bundle.node, snapshot=snapshot, plan=plan, proof=proof)
 
 

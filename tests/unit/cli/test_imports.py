@@ -67,7 +67,7 @@ COMMANDS: Final[dict[str, tuple[int, set[str]]]] = {
     "dialplan reload": (5, TYPER | {"asyncio"}),  # nobody listens there: 5
     "dialplan verify": (5, TYPER | {"asyncio"}),
     "dialplan history": (0, TYPER | {"asyncio"}),
-    "dialplan status": (0, TYPER | {"asyncio", "jinja2"}),
+    "dialplan status": (5, TYPER | {"asyncio", "jinja2"}),
     "dialplan push --yes": (5, TYPER | {"asyncio", "jinja2"}),
     "run --help": (0, TYPER),
     "run": (2, TYPER | {"asyncio"}),  # its tenant has no handler

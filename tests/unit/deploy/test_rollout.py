@@ -7,6 +7,7 @@ import pytest
 from voxtractl.deploy.rollout import Rollout, conclude, roll_out
 from voxtractl.deploy.steps import Result
 from voxtractl.errors import (
+    NodeAuthFailed,
     NodeUnreachable,
     PartialFailure,
     RollbackFailed,
@@ -128,6 +129,7 @@ def test_some_done_and_some_not_is_partial_and_names_them() -> None:
 
 
 def test_all_failed_alike_is_that_failure() -> None:
-    errors = [NodeUnreachable("gone", node=node) for node in "ab"]
-    with pytest.raises(NodeUnreachable):
+    errors = [NodeUnreachable("gone", node="a"), NodeAuthFailed("refused", node="b")]
+    with pytest.raises(NodeUnreachable) as raised:
         conclude([Result(node=e.node, status="failed", error=e) for e in errors])
+    assert raised.value.details["lines"] == ["a: gone", "b: refused"]

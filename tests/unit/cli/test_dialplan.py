@@ -1,0 +1,124 @@
+"""The dialplan commands before and beside Asterisk: files that cannot be written, nodes that cannot be read.
+
+What they do on a real Asterisk is in ``tests/live/test_push.py``.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from voxtractl.cli.entry import run
+from voxtractl.deploy.store.memory import forget
+
+# Port 9 answers nobody: neither as ARI nor as SSH.
+NODE: Final = """\
+[nodes.{name}]
+ari = "http://127.0.0.1:9"
+ari_user = "voxtractl"
+ari_password_env = "PBX"
+store = "{store}"
+
+"""
+DEAD: Final = "sftp://ann@127.0.0.1:9/etc/asterisk/voxtractl"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PBX", "secret")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    yield tmp_path
+    for name in ("pbx1", "pbx2", "pbx3"):
+        forget(name)
+
+
+def nodes(**stores: str) -> None:
+    text = "".join(NODE.format(name=name, store=store) for name, store in stores.items())
+    Path("tenants.toml").write_text(text + '[tenants.acme]\ndids = ["+265999000001"]\n')
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+    code = run(["dialplan", *words, "-o", "json"])
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert document["ok"] is (code == 0)
+    return code, document
+
+
+# --- render --out -----------------------------------------------------------------------------------------
+
+
+def test_render_onto_a_file_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    nodes(pbx1="memory:pbx1")
+    Path("out").write_text("a file\n")
+    code, document = answer(capsys, "render", "--out", "out")
+    assert code == 2
+    assert "out/pbx1" in document["error"]["message"]
+    assert document["error"]["hint"]
+    assert Path("out").read_text() == "a file\n"
+
+
+@pytest.mark.parametrize("place", ["/proc/nothing", "full"])
+def test_render_where_nothing_can_be_written_names_the_place(
+    place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes(pbx1="memory:pbx1")
+    Path("full/pbx1").mkdir(parents=True)
+    Path("full/pbx1/extensions.conf").symlink_to("/dev/full")
+    assert run(["dialplan", "render", "--out", place]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: --out {place}: ")
+    assert "\nhint:" in err
+
+
+# --- nodes that cannot be read ----------------------------------------------------------------------------
+
+
+def test_status_shows_the_others_beside_a_node_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nodes(pbx1=DEAD, pbx2="memory:pbx2")
+    assert run(["dialplan", "status"]) == 7
+    out, err = capsys.readouterr()
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["NODE", "REVISION"],
+        ["pbx1", "unknown"],
+        ["pbx2", "none"],
+    ]
+    assert "1 of 2 nodes failed (pbx1)" in err
+    code, document = answer(capsys, "status", "--exit-code")
+    assert code == 7
+    shown = {node["node"]: node["error"] for node in document["error"]["details"]["nodes"]}
+    assert shown["pbx1"]["id"] == "node.unreachable"
+    assert shown["pbx2"] is None
+
+
+def test_status_of_nodes_that_all_cannot_be_read_ends_as_they_do(capsys: pytest.CaptureFixture[str]) -> None:
+    nodes(pbx1=DEAD, pbx2=DEAD)
+    code, document = answer(capsys, "status")
+    assert code == 5
+    assert [node["node"] for node in document["error"]["details"]["nodes"]] == ["pbx1", "pbx2"]
+
+
+def test_history_shows_the_others_too(capsys: pytest.CaptureFixture[str]) -> None:
+    nodes(pbx1=DEAD, pbx2="memory:pbx2")
+    code, document = answer(capsys, "history")
+    assert (code, document["error"]["id"]) == (7, "partial")
+    assert list(document["error"]["details"]["nodes"]) == ["pbx1", "pbx2"]
+    nodes(pbx1=DEAD)
+    code, document = answer(capsys, "history")
+    assert (code, document["error"]["id"]) == (5, "node.unreachable")
+
+
+def test_a_plan_needs_every_node_and_names_all_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nodes(pbx1=DEAD, pbx2="memory:pbx2", pbx3=DEAD)
+    assert run(["dialplan", "plan"]) == 5
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "  pbx1: " in err
+    assert "  pbx3: " in err
+    assert "pbx2" not in err
