@@ -28,6 +28,7 @@ __all__ = [
     "fail",
     "give_up",
     "is_terminal",
+    "need_answer",
     "note",
     "open_streams",
     "paint",
@@ -137,12 +138,17 @@ def _row(cells: Sequence[str], widths: Sequence[int], room: int | None, *styles:
     return paint(line, *styles)
 
 
+def need_answer() -> None:
+    """Raises UsageFault unless ``confirm`` will have an answer: for commands that write before they ask."""
+    if not settings().yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageFault("there is no terminal to confirm on", hint="add --yes")
+
+
 def confirm(question: str) -> bool:
     """Ask on the terminal; ``--yes`` answers. Raises UsageFault when there is nobody to ask."""
+    need_answer()
     if settings().yes:
         return True
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageFault("there is no terminal to confirm on", hint="add --yes")
     _tell(f"{question} [y/N] ")
     try:
         return sys.stdin.readline().strip().lower() in {"y", "yes"}

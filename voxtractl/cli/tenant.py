@@ -117,8 +117,9 @@ def add(
         },
         "outbound": {"caller_ids": caller_id, "allow": allow, "deny": deny},
     }
-    settings = context.settings()
-    file = _add(settings.config, slug, _filled(values))
+    if push:
+        show.need_answer()
+    file = _add(context.settings().config, slug, _filled(values))
     _done({"tenant": slug, "file": file, "changed": True}, f"{slug} added to {file}", push)
 
 
@@ -136,6 +137,8 @@ def set_(
     KEY=VALUE with dotted keys; `KEY=` takes it out. Everything else in the file stays as it is.
     """
     values = dict(_assignment(text) for text in changes)
+    if push:
+        show.need_answer()
     file, changed = _set(context.settings().config, slug, values)
     text = f"{slug} changed in {file}" if changed else f"{slug} is so already"
     _done({"tenant": slug, "file": file, "changed": changed}, text, push)
@@ -151,7 +154,8 @@ def remove(slug: str = SLUG, push: bool = PUSH) -> None:
     tenant = _tenant(_fleet(settings.config), slug, settings.config)
     count = f"{len(tenant.dids)} DIDs" if len(tenant.dids) != 1 else tenant.dids[0]
     if not show.confirm(f"Remove {slug} ({count}) from {tenant.file}?"):
-        raise UsageFault("nothing was removed", hint="answer y, or add --yes")
+        show.emit({"changed": False}, "nothing was removed")
+        return
     file = _remove(settings.config, slug)
     _done({"tenant": slug, "file": file, "changed": True}, f"{slug} removed from {file}", push, removed=1)
 

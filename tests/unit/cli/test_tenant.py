@@ -345,3 +345,29 @@ def test_two_writers_at_once_lose_no_edit(config: Path, folder: bool) -> None:
         f"{name}{i}" for name in "abc" for i in range(12)
     }
     assert "# Acme, contract 4711\n" in config.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("add", "beta", "--did", "+265999000002", "--push"),
+        ("set", "acme", "max_channels=5", "--push"),
+        ("remove", "acme", "--push"),
+    ],
+)
+def test_a_push_that_nobody_can_confirm_is_told_before_anything_is_written(
+    words: tuple[str, ...], config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, document = answer(capsys, *words)
+    assert (code, document["error"]["hint"]) == (2, "add --yes")
+    assert config.read_text(encoding="utf-8") == NODES + ACME
+
+
+def test_no_to_a_removal_is_an_answer_and_no_mistake(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxtractl.cli.show.confirm", lambda question: False)
+    assert answer(capsys, "remove", "acme") == (0, {"ok": True, "changed": False})
+    code, out, err = voxtractl(capsys, "remove", "acme")
+    assert (code, out, err) == (0, "nothing was removed\n", "")
+    assert config.read_text(encoding="utf-8") == NODES + ACME
