@@ -171,15 +171,25 @@ def globals_first(words: Sequence[str]) -> list[str]:
         if word == "--":
             return [*front, *rest, word, *queue]
         name, equals, _ = word.partition("=")
-        if word in GLOBALS:
+        valued = GLOBALS.get(word, _cluster(word))
+        if valued is not None or (equals and GLOBALS.get(name)):  # --output=json
             front.append(word)
-            if GLOBALS[word] and queue:
+            if valued and queue:
                 front.append(queue.pop(0))
-        elif (equals and GLOBALS.get(name)) or (word[1:2].isalpha() and GLOBALS.get(word[:2])):
-            front.append(word)  # --output=json, or -ojson
         else:
             rest.append(word)
     return [*front, *rest]
+
+
+def _cluster(word: str) -> bool | None:
+    """Short options in one word, ``-yv`` or ``-yojson``: whether the next word is a value; None: not ours."""
+    if not re.fullmatch("-[a-z].*", word, re.DOTALL):
+        return None
+    for at, letter in enumerate(word[1:], 2):
+        valued = GLOBALS.get(f"-{letter}")
+        if valued is None or valued:
+            return valued and at == len(word)
+    return False
 
 
 def run(words: Sequence[str]) -> int:
@@ -267,7 +277,7 @@ def wait(work: Coroutine[Any, Any, T], new_event_loop: "Callable[[], AbstractEve
 
 def _early_output(words: Iterable[str]) -> None:
     """Let errors of the command line itself honour ``-o json``, before typer has read it."""
-    if re.search(r"(^| )(-o ?|--output[ =])json( |$)", " ".join(words)):
+    if re.search(r"(^| )(-[a-z]*o ?|--output[ =])json( |$)", " ".join(words)):
         context.configure(Settings(output="json"))
 
 
@@ -275,8 +285,10 @@ def _usage(error: typer.TyperException) -> int:
     ctx = getattr(error, "ctx", None)
     message = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
-        show.note(message)
-        return 2
+        if context.settings().output == "text":
+            show.note(message)
+            return 2
+        message = "Missing command."
     path = ctx.command_path if ctx is not None else "voxtractl"
     return _fail(UsageFault(message, hint=f"{path} --help"))
 

@@ -86,6 +86,19 @@ def test_a_value_that_looks_like_an_option_stays_with_its_option() -> None:
     assert entry.globals_first(["tenant", "list", "-c", "-v"]) == ["-c", "-v", "tenant", "list"]
 
 
+@pytest.mark.parametrize(
+    ("line", "sorted_line"),
+    [
+        ("tenant list -yv", "-yv tenant list"),
+        ("tenant list -yo json x", "-yo json tenant list x"),
+        ("tenant list -vojson x", "-vojson tenant list x"),
+        ("lab cli -x -5 -yx - -", "lab cli -x -5 -yx - -"),
+    ],
+)
+def test_short_options_in_one_word_go_together(line: str, sorted_line: str) -> None:
+    assert entry.globals_first(line.split()) == sorted_line.split()
+
+
 def test_the_table_of_global_options_is_what_the_root_command_takes() -> None:
     taken = {
         option: not parameter.is_flag
@@ -98,7 +111,13 @@ def test_the_table_of_global_options_is_what_the_root_command_takes() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["-o json tenant list", "tenant -o json list", "tenant list -o json", "tenant list --output=json"],
+    [
+        "-o json tenant list",
+        "tenant list -vyo json",
+        "tenant -o json list",
+        "tenant list -o json",
+        "tenant list --output=json",
+    ],
 )
 def test_output_may_be_chosen_anywhere_on_the_line(
     line: str, folder: Path, capsys: pytest.CaptureFixture[str]
@@ -215,6 +234,9 @@ def test_a_typo_is_answered_with_what_was_meant(
     "line",
     [
         "tennant -o json",
+        "-o json",
+        "-o json tenant",
+        "dialplan -yo json",
         "-o json tenant add",
         "tenant list --nonsense --output json",
         "lab up --output=json extra",
