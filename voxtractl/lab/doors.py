@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from voxtractl.errors import LabError
+from voxtractl.errors import LabError, UsageFault
 from voxtractl.lab import root
 from voxtractl.lab.disk import is_claimed, locked, read_json, read_secret, remove_tree
 from voxtractl.lab.instance import RECORD, Lab, PortsTaken, environment, fill, kill, start
@@ -34,7 +34,10 @@ def default_home() -> Path:
 
 
 def up(name: str = "lab", home: Path | None = None, report: Report = silent) -> Lab:
-    """A running lab: the one of this name, started if need be, else a new one. Raises LabError."""
+    """A running lab: the one of this name, started if need be, else a new one. Raises LabError.
+
+    Every function here raises UsageFault for what cannot be a lab's name.
+    """
     home = _home(home)
     try:
         home.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -243,7 +246,7 @@ def _closed_to(owner: tuple[int, int], folder: Path) -> Path | None:
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or name in _RESERVED:
-        raise LabError(
+        raise UsageFault(
             f"{name!r} cannot be a lab's name",
             hint="use up to 31 of a-z, 0-9 and -, not root and not lock, such as: lab",
         )

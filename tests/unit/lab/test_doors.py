@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from voxtractl.errors import LabError
+from voxtractl.errors import LabError, UsageFault
 from voxtractl.lab import default_home, find, names, purge, remove_root, up
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "-x", "UP", "a b", "root", "lock", "x" * 32, "é", "a\n"])
 def test_a_name_that_could_leave_the_home_is_refused_everywhere(name: str, tmp_path: Path) -> None:
     for door in (up, find, purge):
-        with pytest.raises(LabError, match="cannot be a lab's name"):
+        with pytest.raises(UsageFault, match="cannot be a lab's name"):
             door(name, tmp_path)
     assert not any(path.name != "lock" for path in tmp_path.iterdir())
 
