@@ -204,7 +204,7 @@ def status(exit_code: bool = _EXIT_CODE) -> None:
 @app.command()
 def rollback(
     revision: str | None = typer.Argument(
-        None, help="A revision of `history`; the last proven one when absent."
+        None, help="A revision that the node still keeps; the last proven one when absent."
     ),
 ) -> None:
     """Make an earlier revision current again, reload, and prove it."""

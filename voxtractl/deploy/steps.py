@@ -32,6 +32,7 @@ from voxtractl.errors import (
     RollbackFailed,
     StalePlan,
     StoreError,
+    UsageFault,
     VerifyFailed,
     VoxtractlError,
 )
@@ -204,12 +205,14 @@ async def push(
 async def rollback(
     store: Store, ari: ARIClient, node: str, revision: str | None, options: Options, report: Report
 ) -> Result:
-    """Make an earlier revision current again and prove it; when none is named, the last proven one."""
+    """Make an earlier revision current again and prove it; when none is named, the last proven one.
+
+    Raises UsageFault for a revision that the node does not keep, and what ``push`` raises.
+    """
     work = _Work(store, ari, node, options, report)
     async with store.lock(options.who) as snapshot:
         target = revision or await _last_good(store, node, snapshot.revision)
-        if target == snapshot.revision:
-            raise PlanRefused(f"{target} is the current revision of {node}", where=f"node {node}")
+        _guard_target(node, target, snapshot)
         manifest = await store.manifest(target)
         before = await _guard_ari(work, snapshot)
         kinds = _differing_kinds(snapshot.manifest, manifest)
@@ -310,6 +313,22 @@ def _guard_plan(plan: Plan, snapshot: Snapshot, options: Options) -> None:
         allow_move=options.allow_move,
         overwrite_drift=options.overwrite_drift,
     )
+
+
+def _guard_target(node: str, target: str, snapshot: Snapshot) -> None:
+    """Before anything is touched: there is such a revision, and it is another one."""
+    others = [name for name in snapshot.revisions if name != snapshot.revision]
+    kept = f"the other revisions that {node} keeps: {', '.join(others) or 'none'}"
+    details = {"node": node, "current": snapshot.revision, "kept": list(snapshot.revisions)}
+    if target == snapshot.revision:
+        raise PlanRefused(
+            f"{target} is the current revision of {node} already",
+            where=f"node {node}",
+            hint=kept,
+            details=details,
+        )
+    if target not in others:
+        raise UsageFault(f"{node} keeps no revision {target!r}", hint=kept, details=details)
 
 
 async def _guard_ari(work: _Work, snapshot: Snapshot) -> Mapping[str, bool]:

@@ -3,15 +3,19 @@
 What they do on a real Asterisk is in ``tests/live/test_push.py``.
 """
 
+import asyncio
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from voxtractl.cli.entry import run
+from voxtractl.deploy.revision import manifest_of, revision_id
 from voxtractl.deploy.store.memory import forget
+from voxtractl.provision import TenantProvisioner
 
 # Port 9 answers nobody: neither as ARI nor as SSH.
 NODE: Final = """\
@@ -45,6 +49,25 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[s
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert document["ok"] is (code == 0)
     return code, document
+
+
+def lay_down(count: int) -> list[str]:
+    """Releases of the document on pbx1, the last one current; their names."""
+
+    async def push() -> list[str]:
+        provisioner = TenantProvisioner()
+        bundle = provisioner.bundle("pbx1")
+        names: list[str] = []
+        for second in range(count):
+            when = datetime(2026, 1, 2, 3, 4, second, tzinfo=UTC)
+            name = revision_id(bundle.tree, when)
+            manifest = manifest_of(bundle, revision=name, who="ann", when=when, base=None, tool="test")
+            async with provisioner.store("pbx1") as store, store.lock("ann"):
+                await store.push(manifest, bundle.files)
+            names.append(name)
+        return names
+
+    return asyncio.run(push())
 
 
 # --- render --out -----------------------------------------------------------------------------------------
@@ -122,3 +145,26 @@ def test_a_plan_needs_every_node_and_names_all_that_cannot_be_read(
     assert "  pbx1: " in err
     assert "  pbx3: " in err
     assert "pbx2" not in err
+
+
+# --- rollback ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", ["20200101T000000Z-000000000000", "../x", "drift-20260102T030400Z"])
+def test_rollback_to_a_revision_that_is_not_kept_names_those_that_are(
+    named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes(pbx1="memory:pbx1")
+    first, second, current = lay_down(3)
+    code, document = answer(capsys, "rollback", named, "--yes")
+    assert (code, document["error"]["id"]) == (2, "usage")
+    assert document["error"]["hint"] == f"the other revisions that pbx1 keeps: {first}, {second}"
+    assert document["error"]["details"]["kept"] == [first, second, current]
+
+
+def test_rollback_to_what_is_current_says_what_else_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    nodes(pbx1="memory:pbx1")
+    first, current = lay_down(2)
+    code, document = answer(capsys, "rollback", current, "--yes")
+    assert code == 4
+    assert first in document["error"]["hint"]

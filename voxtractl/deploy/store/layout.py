@@ -70,6 +70,8 @@ BEAT: Final = 15.0  # seconds between two signs of life of a lock's holder
 LEASE_SECONDS: Final = 60.0  # a holder without a sign of life for this long is dead (four beats missed)
 ROOM_FACTOR: Final = 2  # free space wanted, as a multiple of what is sent: blocks are bigger than files
 
+_KEPT: Final = f"the revisions that are kept are the folders below {RELEASES}/ on the node"
+
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _PATH: Final = re.compile(rf"{_PART}(?:/{_PART})*")
 _NAME: Final = re.compile(_PART)
@@ -100,7 +102,7 @@ def check_release(node: str, name: str) -> None:
         raise StoreError(
             f"{name!r} is not the name of a revision",
             node=node,
-            hint=f"voxtractl dialplan history --node {node} lists them",
+            hint=_KEPT,
             details={"path": name},
         )
 
@@ -191,7 +193,7 @@ def manifest_or_error(node: str, revision: str, content: bytes | None) -> Manife
         raise StoreError(
             f"the manifest of release {revision} on {node} is damaged: {exc}",
             node=node,
-            hint=f"voxtractl dialplan history --node {node} lists the revisions that are there",
+            hint="choose another revision, or push the document",
             details={"path": f"{RELEASES}/{revision}/{MANIFEST}"},
         ) from exc
 
@@ -329,7 +331,7 @@ def no_release(node: str, revision: str) -> StoreError:
     return StoreError(
         f"{node} has no release {revision}",
         node=node,
-        hint=f"voxtractl dialplan history --node {node} lists the revisions that are there",
+        hint=_KEPT,
         details={"path": f"{RELEASES}/{revision}"},
     )
 
