@@ -437,19 +437,6 @@ def _status_text(found: "Sequence[Status]") -> str:
 
 def _history_text(records: "Iterable[Record]") -> str:
     return show.table(
-        ("WHEN", "NODE", "OUTCOME", "REVISION", "WHO", "TENANTS", "DIDS", "MS", "REASON"),
-        [
-            (
-                r.when[:19],
-                r.node,
-                r.outcome,
-                r.revision,
-                r.who,
-                str(r.tenants),
-                str(r.dids),
-                str(r.ms),
-                r.reason,
-            )
-            for r in records
-        ],
+        ("WHEN", "NODE", "OUTCOME", "REVISION", "WHO", "REASON"),
+        [(r.when[:19], r.node, r.outcome, r.revision, r.who, r.reason) for r in records],
     )

@@ -84,7 +84,7 @@ def reporter() -> Callable[[str, str], None]:
     settings = context.settings()
     if settings.verbose:
         return _line
-    if show.is_terminal(sys.stderr) and settings.output == "text":
+    if show.is_painted(sys.stderr) and settings.output == "text":
         return _BOARD.report
     return _nothing
 

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import TextIOWrapper
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -27,7 +28,7 @@ __all__ = [
     "error_document",
     "fail",
     "give_up",
-    "is_terminal",
+    "is_painted",
     "need_answer",
     "note",
     "open_streams",
@@ -49,6 +50,10 @@ _CODES: Final[Mapping[str, str]] = {
 }
 
 
+_GAP: Final = "  "  # between two columns
+_LAST: Final = 20  # what the last column needs at least to be wrapped in its place
+
+
 def open_streams() -> None:
     """Make the standard streams fit for use: closed ones (``>&-``) become /dev/null, and what the locale has
     no character for is written as ``?``."""
@@ -65,8 +70,8 @@ def give_up(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether a person looks at this stream and wants colours there."""
+def is_painted(stream: TextIO) -> bool:
+    """Whether a person looks at this stream and wants colours there, and lines that move."""
     return stream.isatty() and not settings().no_color and "NO_COLOR" not in os.environ
 
 
@@ -78,7 +83,7 @@ def width(default: int = 80) -> int:
 
 def paint(text: str, *styles: str, stream: TextIO | None = None) -> str:
     """``text`` in the given styles when ``stream`` (stdout when None) is a terminal."""
-    if not styles or not is_terminal(stream or sys.stdout):
+    if not styles or not is_painted(stream or sys.stdout):
         return text
     return f"\x1b[{';'.join(_CODES[s] for s in styles)}m{text}\x1b[0m"
 
@@ -114,7 +119,7 @@ def _tell(text: str) -> None:
 
 def progress(message: str) -> None:
     """One line that moves on a terminal; an empty message wipes it. Elsewhere nothing is written."""
-    if is_terminal(sys.stderr) and settings().output == "text":
+    if is_painted(sys.stderr) and settings().output == "text":
         _tell(f"\r\x1b[K{message[: width() - 1]}")
 
 
@@ -123,19 +128,36 @@ def warn(message: str) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Aligned columns; on a terminal the last column is cut to fit, elsewhere nothing is."""
-    body = [list(row) for row in rows]
-    widths = [max(len(row[i]) for row in [list(head), *body]) for i in range(len(head))]
-    room = width() if is_terminal(sys.stdout) else None
-    lines = [_row(list(head), widths, room, "bold"), *(_row(row, widths, room) for row in body)]
-    return "\n".join(lines)
+    """Aligned columns, a line a row. On a terminal that is too narrow the last column is wrapped, or the
+    columns that have no room at all stand below their row."""
+    lines = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(head))]
+    room = width() if sys.stdout.isatty() else None
+    first, *rest = (_row(cells, widths, room) for cells in lines)
+    return "\n".join([*(paint(line, "bold") for line in first), *chain.from_iterable(rest)])
 
 
-def _row(cells: Sequence[str], widths: Sequence[int], room: int | None, *styles: str) -> str:
-    line = "  ".join(cell.ljust(size) for cell, size in zip(cells, widths, strict=True)).rstrip()
-    if room is not None and len(line) > room:
+def _row(cells: Sequence[str], widths: Sequence[int], room: int | None) -> list[str]:
+    """One row of a table in as many lines as it needs."""
+    from textwrap import wrap
+
+    ends = [sum(widths[: i + 1]) + len(_GAP) * i for i in range(len(widths))]
+    if room is None or ends[-1] <= room:
+        return [_GAP.join(map(str.ljust, cells, widths)).rstrip()]
+    fits = max(1, sum(end <= room for end in ends))
+    line = _GAP.join(map(str.ljust, cells[:fits], widths[:fits]))
+    start = len(line) + len(_GAP)
+    if fits == len(cells) - 1 and room - start >= _LAST:
+        last = wrap(cells[-1], room - start)
+        return [
+            f"{line}{_GAP}{last[0]}" if last else line.rstrip(),
+            *(" " * start + more for more in last[1:]),
+        ]
+    if len(line) > room:
         line = line[: room - 1] + "…"
-    return paint(line, *styles)
+    below = _GAP.join(cell for cell in cells[fits:] if cell)
+    indent = _GAP * 2
+    return [line.rstrip(), *wrap(below, room, initial_indent=indent, subsequent_indent=indent)]
 
 
 def need_answer() -> None:

@@ -13,8 +13,8 @@ from typing import Any, Final
 import pytest
 
 from voxtractl.cli.entry import run
-from voxtractl.deploy.revision import manifest_of, revision_id
-from voxtractl.deploy.store.memory import forget
+from voxtractl.deploy.revision import Outcome, Record, manifest_of, revision_id
+from voxtractl.deploy.store.memory import forget, memory
 from voxtractl.provision import TenantProvisioner
 
 # Port 9 answers nobody: neither as ARI nor as SSH.
@@ -168,3 +168,28 @@ def test_rollback_to_what_is_current_says_what_else_there_is(capsys: pytest.Capt
     code, document = answer(capsys, "rollback", current, "--yes")
     assert code == 4
     assert first in document["error"]["hint"]
+
+
+# --- history ----------------------------------------------------------------------------------------------
+
+
+def test_history_tells_who_and_why_in_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes(pbx1="memory:pbx1")
+    why = "20260102T030405Z-5d9f3e0b37e0 is not proven on pbx1, Asterisk does not run it: 1 DID is missing"
+    endings: tuple[tuple[Outcome, str], ...] = (("pushed", ""), ("rolled-back", why))
+    for outcome, reason in endings:
+        line = Record(
+            "2026-01-02T03:04:05.123Z", "ann@laptop", "pbx1", outcome, why.split()[0], None, reason=reason
+        )
+        memory("pbx1").audit += line.to_line().encode()
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert run(["dialplan", "history", "--no-color"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = " ".join(" ".join(lines).split())
+    for words in ("WHEN NODE OUTCOME REVISION", "WHO REASON", "2026-01-02T03:04:05 pbx1 rolled-back", why):
+        assert words in shown
+    assert shown.count("ann@laptop") == 2

@@ -48,12 +48,41 @@ def test_a_table_without_rows_is_its_head() -> None:
     assert show.table(("SLUG", "N"), []) == "SLUG  N"
 
 
-def test_a_long_line_is_cut_on_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("no_color", [False, True])
+def test_the_last_column_is_wrapped_on_a_terminal_and_nowhere_else(
+    no_color: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context.configure(Settings(no_color=no_color))
     terminal(monkeypatch)
-    wide = [("acme", "x" * 100)]
-    assert max(len(line) for line in show.table(("A", "B"), wide).splitlines()[1:]) == 40
+    rows = [("pbx1", "changes 1 of 1 tenant, 1 DID; 0 deletions"), ("pbx2", "none"), ("pbx3", "")]
+    assert show.table(("NODE", "PENDING"), rows).splitlines()[1:] == [
+        "pbx1  changes 1 of 1 tenant, 1 DID; 0",
+        "      deletions",
+        "pbx2  none",
+        "pbx3",
+    ]
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert show.table(("A", "B"), wide).endswith("x" * 100)
+    assert show.table(("NODE", "PENDING"), rows).splitlines()[1] == f"pbx1  {rows[0][1]}"
+
+
+def test_columns_without_room_stand_below_their_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    context.configure(Settings(no_color=True))
+    terminal(monkeypatch)
+    rows = [("20260102T030405Z-5d9f3e0b37e0", "ann@laptop", ""), ("x", "bob@desk", "not proven; " * 4)]
+    assert show.table(("REVISION", "WHO", "REASON"), rows).splitlines() == [
+        "REVISION",
+        "    WHO  REASON",
+        "20260102T030405Z-5d9f3e0b37e0",
+        "    ann@laptop",
+        "x",
+        "    bob@desk  not proven; not proven;",
+        "    not proven; not proven;",
+    ]
+
+
+def test_a_line_that_cannot_be_parted_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal(monkeypatch)
+    assert len(show.table(("A", "B"), [("x" * 100, "y")]).splitlines()[2]) == 40
 
 
 def test_paint_needs_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
