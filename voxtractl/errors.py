@@ -469,6 +469,7 @@ class OriginateFailed(CallError):
 
     id = "call.originate"
     exit_code = 24
+    exit_codes: ClassVar[Mapping[str, int]] = {"busy": 20, "no_answer": 21, "rejected": 22, "congestion": 23}
 
     def __init__(
         self,
@@ -483,7 +484,7 @@ class OriginateFailed(CallError):
         details = {"disposition": disposition, "cause": cause, "tech_cause": tech_cause}
         super().__init__(message, call=call, hint=hint, details=details)
         self.disposition, self.cause, self.tech_cause = disposition, cause, tech_cause
-        self.exit_code = {"busy": 20, "no_answer": 21, "rejected": 22, "congestion": 23}.get(disposition, 24)
+        self.exit_code = self.exit_codes.get(disposition, type(self).exit_code)
 
 
 class QueueUnknown(CallError):

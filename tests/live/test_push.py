@@ -483,7 +483,7 @@ def test_a_pusher_that_is_killed_leaves_the_old_or_the_new_never_a_mix(two: Oper
 def test_an_interrupted_push_is_undone_before_the_command_ends(two: Operator, number: signal.Signals) -> None:
     """At many moments: what the files are and what Asterisk runs agree, without another command."""
     codes: set[int] = set()
-    for step in ("observe", "push", "reload", "verify"):
+    for step in ("observe", "guard", "push", "reload", "verify", "record"):
         two.types("tenant", "remove", "gamma", "--yes")
         two.must("dialplan", "push", "--yes", "--allow-deletes", "3")
         two.add("gamma", "--did", GAMMA)
@@ -501,6 +501,8 @@ def test_an_interrupted_push_is_undone_before_the_command_ends(two: Operator, nu
             if f": {step}" in line:
                 pusher.send_signal(number)
                 break
+        else:
+            pytest.fail(f"-v does not name the step {step}")
         rest = pusher.stderr.read()
         pusher.stderr.close()
         codes.add(pusher.wait())

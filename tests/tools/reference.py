@@ -23,7 +23,7 @@ from voxtractl.model.node import Node
 from voxtractl.model.tenant import Outbound, Queue, Tenant, Trunk
 from voxtractl.settings import PREFIX, Settings
 
-__all__ = ["commands", "documents", "error_ids", "main"]
+__all__ = ["codes", "commands", "documents", "error_ids", "main"]
 
 ROOT: Final = Path(__file__).parents[2]
 BEGIN: Final = "<!-- errors: written by `make docs` -->"
@@ -76,8 +76,15 @@ KINDS: Final[Mapping[str, str]] = {
 }
 
 VARIABLES: Final[Mapping[str, str]] = {
-    "VOXTRACTL_LAB_HOME": "Where labs live. `voxtractl/lab` in the user's cache when unset.",
+    "VOXTRACTL_LAB_HOME": "Where labs live.",
     "NO_COLOR": "Set to anything: no colours, as `--no-color`.",
+    "XDG_STATE_HOME": "The local audit file is `voxtractl/audit.jsonl` there. `~/.local/state` when unset.",
+    "XDG_CONFIG_HOME": "Keys of `node trust` are in `voxtractl/known_hosts` there. `~/.config` when unset.",
+    "XDG_CACHE_HOME": "Labs are in `voxtractl/lab` there, but for the above. `~/.cache` when unset.",
+    "VOXTRA_ARI_URL": "Of a handler file that runs alone: Asterisk's HTTP server, when `VoxtraApp` gets no"
+    " `ari_url`. `http://127.0.0.1:8088` when unset.",
+    "VOXTRA_ARI_USER": "The same for `ari_user`. `voxtractl` when unset.",
+    "VOXTRA_ARI_PASSWORD": "The same for `ari_password`.",
 }
 
 _SECRET: Final = "exactly one of `…_file`, `…_env`, `…_command`"
@@ -168,7 +175,7 @@ VALUES: Final[Mapping[str, type]] = {
 def commands() -> Iterator[tuple[str, Any, Any]]:
     """(name, command, its context) of every command that does something, in the order of the first screen."""
     root = entry.build()
-    wide = root.context_class(root, info_name="voxtractl", terminal_width=1000, max_content_width=1000)
+    wide = _wide(root)
     for name in entry.COMMANDS:
         group = root.get_command(wide, name)
         ctx = group.context_class(group, info_name=name, parent=wide)
@@ -178,6 +185,15 @@ def commands() -> Iterator[tuple[str, Any, Any]]:
         for verb in group.list_commands(ctx):
             command = group.get_command(ctx, verb)
             yield f"{name} {verb}", command, command.context_class(command, info_name=verb, parent=ctx)
+
+
+def _wide(root: Any) -> Any:
+    """The root's context, as when it is typed, with all the room there is."""
+    return root.context_class(
+        root,
+        info_name="voxtractl",
+        **{**root.context_settings, "terminal_width": 1000, "max_content_width": 1000},
+    )
 
 
 def error_ids() -> dict[str, type[VoxtractlError]]:
@@ -215,7 +231,7 @@ def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[s
 
 def _commands_page() -> Iterator[str]:
     root = entry.build()
-    ctx = root.context_class(root, info_name="voxtractl", terminal_width=1000, max_content_width=1000)
+    ctx = _wide(root)
     yield from (NOTICE, "", "# Commands", "")
     yield "Results go to stdout, messages to stderr. What each exit code means: [errors](../errors.md)."
     yield from ("", "## Global options and their variables", "")
@@ -228,11 +244,7 @@ def _commands_page() -> Iterator[str]:
         yield from ("", f"## `voxtractl {name}`", "", _flat(command.help), "")
         yield from ("```", _usage(command, own), "```", "")
         records = [(*p.get_help_record(own), p.param_type_name) for p in command.get_params(own)]
-        rows = [
-            (f"`{spelled}`", _flat(words))
-            for spelled, words, _ in records
-            if not spelled.startswith("--help")
-        ]
+        rows = [(f"`{spelled}`", _flat(words)) for spelled, words, _ in records if "--help" not in spelled]
         if rows:
             yield from _table(("argument or option", "meaning"), iter(rows))
             yield ""
@@ -296,13 +308,19 @@ def _errors_table() -> Iterator[str]:
     rows = (
         (
             f"`{id_}`",
-            str(error.exit_code),
+            ", ".join(map(str, codes(error))),
             "yes" if error.retryable else "",
             _flat(vars(error).get("__doc__")) or f"Any error of the kind `{id_}`.",
         )
         for id_, error in error_ids().items()
     )
     return _table(("id", "exit code", "retryable", "meaning"), rows)
+
+
+def codes(error: type[VoxtractlError]) -> tuple[int, ...]:
+    """The exit codes of an error; one that says how a call ended has several."""
+    several: Mapping[str, int] = getattr(error, "exit_codes", {})
+    return (*several.values(), error.exit_code)
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def test_the_reference_knows_every_command_and_key_and_no_others() -> None:
 def test_every_variable_the_program_reads_is_in_the_reference() -> None:
     written = (GENERATED / "commands.md").read_text()
     sources = "".join(path.read_text() for path in (HERE / "voxtractl").rglob("*.py"))
-    for name in set(re.findall(r"VOXTRACTL_[A-Z]+(?:_[A-Z]+)*", sources)):
+    for name in set(re.findall(r"(?:VOXTRACTL|VOXTRA_ARI|XDG)_[A-Z]+(?:_[A-Z]+)*", sources)):
         assert f"`{name}`" in written, f"{name} is read by the code and not listed"
 
 
@@ -56,6 +56,13 @@ def test_every_error_id_is_in_the_list_of_errors() -> None:
     written = (HERE / "docs" / "errors.md").read_text()
     for id_ in reference.error_ids():
         assert f"| `{id_}` |" in written
+
+
+def test_every_exit_code_is_in_the_list_of_exit_codes() -> None:
+    written = (HERE / "docs" / "errors.md").read_text()
+    for error in reference.error_ids().values():
+        for code in reference.codes(error):
+            assert f"\n| {code} |" in written
 
 
 def test_every_decision_stands_in_their_index() -> None:

@@ -333,6 +333,7 @@ def _guard_target(node: str, target: str, snapshot: Snapshot) -> None:
 
 async def _guard_ari(work: _Work, snapshot: Snapshot) -> Mapping[str, bool]:
     """Before anything is touched: ARI answers, its user may write; which of the old marks are live."""
+    work.report(work.node, "guard")
     marks = snapshot.manifest.marks if snapshot.manifest else {}
     try:
         # The label oracle is a POST: a read-only user is refused here, not after the flip.
@@ -575,6 +576,7 @@ def _record(
 
 async def _keep_books(work: _Work, record: Record, snapshot: Snapshot, plan: Plan | None) -> tuple[str, ...]:
     """Audit line, old releases away, hand edits set aside. All is proven by now: trouble is a warning."""
+    work.report(work.node, "record")
     aside: dict[str, str] = {}
     if plan is not None and plan.drift and snapshot.revision is not None:
         aside[snapshot.revision] = f"drift-{record.when.replace(':', '').replace('-', '')}"
