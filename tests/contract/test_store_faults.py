@@ -639,7 +639,7 @@ async def main(root):
         try:
             await pushed(store, bundle_of({"acme": "+265999000001"}))
         except StoreError as error:
-            print(error.message)
+            print(error.message + "; " + (await store.facts()).why)
         else:
             print("pushed")
 
@@ -666,7 +666,7 @@ def public(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 async def push_as(kind: str, root: Path, sshd: Sshd, uid: int, gid: int, groups: list[int]) -> str:
-    """What a push by this user ends with: ``pushed`` or the error's sentence."""
+    """What a push by this user ends with: ``pushed``, or the error's sentence and what `node check` says."""
     if kind == "local":
         command = [sys.executable, "-c", AS_SOMEBODY, str(root), *map(str, (uid, gid, *groups))]
         done = subprocess.run(
@@ -681,7 +681,7 @@ async def push_as(kind: str, root: Path, sshd: Sshd, uid: int, gid: int, groups:
         try:
             await pushed(store, ONE)
         except NodeError as error:
-            return error.message
+            return f"{error.message}; {(await store.facts()).why}"
         return "pushed"
 
 
@@ -735,6 +735,17 @@ async def test_a_store_that_is_not_ours_to_write_is_refused_with_its_path(
     message = await push_as(kind, public, sshd, PUSHER, PUSHER, [ASTERISK])
     assert message.lower().startswith("cannot take the lock on pbx1")
     assert "permission denied" in message.lower()
+    assert f"; you may not write to {public}; push as its owner" in message
+
+
+@pytest.mark.parametrize("kind", ON_DISK)
+async def test_releases_that_are_not_ours_to_write_are_told_by_their_path(
+    kind: str, public: Path, sshd: Sshd
+) -> None:
+    make_store(public, PUSHER, ASTERISK, 0o2750)
+    make_store(public / "releases", 0, ASTERISK, 0o2750)
+    message = await push_as(kind, public, sshd, PUSHER, PUSHER, [ASTERISK])
+    assert f"; you may not write to {public}/releases; push as its owner" in message
 
 
 @pytest.mark.parametrize("kind", ON_DISK)

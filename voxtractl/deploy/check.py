@@ -20,7 +20,7 @@ from voxtractl.ari.client import ARIClient
 from voxtractl.ari.release import QUEUE_PROOF, Release
 from voxtractl.deploy.include import State, has_lines
 from voxtractl.deploy.plan import Snapshot
-from voxtractl.deploy.prepare import file_of, prefix_of
+from voxtractl.deploy.prepare import file_of, hint_without, prefix_of
 from voxtractl.deploy.proof import prove, questions
 from voxtractl.deploy.store.base import Store, StoreFacts, parse_url
 from voxtractl.dialplan import syntax
@@ -152,6 +152,8 @@ async def _read_files(node: Node, store: Store, prefix: str | None, disk: _Disk)
         disk.snapshot = await store.observe()
     except NodeError as exc:
         disk.findings.append(_failed("release", exc))
+    if disk.facts is not None and not disk.facts.group:
+        return  # there is no such folder, which is told; what would be in it is not
     for kind in naming.KINDS if prefix is not None else ():
         try:
             text = await store.read_config(file_of(kind))
@@ -168,7 +170,12 @@ async def _read_files(node: Node, store: Store, prefix: str | None, disk: _Disk)
                 Finding(name, "warn", f"{name} cannot be read, so it was not checked", exc.hint or "")
             )
             continue
-        disk.own[name] = syntax.read((text or b"").decode("latin-1"))
+        if text is not None:
+            disk.own[name] = syntax.read(text.decode("latin-1"))
+            continue
+        what = f"there is no {name} in Asterisk's configuration folder, so it was not checked"
+        todo = f"if Asterisk reads another folder, set nodes.{node.name}.config_dir to it"
+        disk.findings.append(Finding(name, "warn", what, todo))
 
 
 def _store(facts: StoreFacts) -> Iterator[Finding]:
@@ -202,13 +209,15 @@ def _lines(node: str, kind: str, state: State, missing: bool) -> Finding:
     name = file_of(kind)
     if state == "present":
         return Finding(f"lines-{kind}", "ok", f"{name} holds voxtractl's lines")
+    todo = f"voxtractl node init {node}"
     if missing:
         what = f"there is no {name} in Asterisk's configuration folder"
+        todo = hint_without(node, kind)
     elif state == "absent":
         what = f"{name} does not hold voxtractl's lines: Asterisk reads nothing of this kind"
     else:
         what = f"voxtractl's lines in {name} were changed by hand"
-    return Finding(f"lines-{kind}", "fail", what, f"voxtractl node init {node}")
+    return Finding(f"lines-{kind}", "fail", what, todo)
 
 
 def _release(node: Node, snapshot: Snapshot, lines: Mapping[str, State]) -> Iterator[Finding]:

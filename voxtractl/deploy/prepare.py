@@ -40,7 +40,7 @@ from voxtractl.errors import (
 from voxtractl.model.node import Node
 from voxtractl.render.bundle import Bundle
 
-__all__ = ["Edit", "file_of", "init", "look", "prefix_of", "remove"]
+__all__ = ["Edit", "file_of", "hint_without", "init", "look", "prefix_of", "remove"]
 
 Direction = Literal["in", "out"]
 
@@ -65,6 +65,13 @@ class Edit:
 def file_of(kind: str) -> str:
     """Asterisk's own file of a kind."""
     return f"{kind}.conf"
+
+
+def hint_without(node: str, kind: str) -> str:
+    """The next step where Asterisk's own file of a kind is absent."""
+    if kind in _STARTS_WITHOUT:
+        return f"voxtractl node init {node}"
+    return f"set nodes.{node}.config_dir to the folder that holds it, or make an empty {file_of(kind)}"
 
 
 def prefix_of(node: Node) -> str:
@@ -291,7 +298,7 @@ async def _edit(store: Store, node: str, kind: str, prefix: str, direction: Dire
         raise StoreError(
             f"there is no {name} in Asterisk's configuration folder on {node}",
             node=node,
-            hint=f"set nodes.{node}.config_dir to the folder that holds it, or make an empty {name}",
+            hint=hint_without(node, kind),
             details={"path": name},
         )
     text = old or b""

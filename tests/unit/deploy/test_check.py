@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,6 +148,22 @@ async def test_the_sessionlimit_is_read_as_asterisk_reads_it(
     found = (await ask())["sessionlimit"]
     assert found.level == level
     assert says in found.text
+
+
+async def test_of_a_file_that_is_not_there_nothing_is_claimed(there: Memory) -> None:
+    del there.config["http.conf"], there.config["extensions.conf"], there.config["pjsip.conf"]
+    found = await ask()
+    assert "sessionlimit" not in found
+    assert (found["http.conf"].level, "config_dir" in found["http.conf"].hint) == ("warn", True)
+    assert found["lines-extensions"].hint.startswith("set nodes.pbx1.config_dir")
+    assert found["lines-pjsip"].hint == "voxtractl node init pbx1"
+
+
+async def test_a_configuration_folder_that_is_not_there_is_told_once(tmp_path: Path) -> None:
+    found = await ask(node=replace(NODE, store=f"local:{tmp_path}/none/voxtractl"))
+    assert found["store"].text == f"Asterisk's configuration folder {tmp_path}/none does not exist"
+    assert found["store"].hint.startswith("set nodes.pbx1.config_dir")
+    assert not {"lines-extensions", "http.conf", "sessionlimit"} & set(found)
 
 
 @pytest.mark.parametrize(

@@ -506,6 +506,7 @@ class Files:
         free: int | None = None
         clock: float | None = None
         member = False
+        closed = ""
         async with self._translated("look at the store folder", self._place.path):
             with suppress(asyncssh.SFTPNoSuchFile):
                 number = await self._group()
@@ -516,11 +517,17 @@ class Files:
             with suppress(asyncssh.SFTPNoSuchFile, asyncssh.SFTPOpUnsupported):
                 room = await self._sftp.statvfs(self._place.path)
                 free = room.bavail * room.frsize
-            draft = self._at(f"{layout.STAGE}facts-{secrets.token_hex(4)}")
-            with suppress(asyncssh.SFTPNoSuchFile, asyncssh.SFTPPermissionDenied):
-                await self._write(draft, b"")
-                made = await self._sftp.stat(draft)
-                await self._sftp.remove(draft)
+            for place in (self._place.path, self._at(layout.RELEASES)) if folder else ():
+                draft = posixpath.join(place, f"{layout.STAGE}facts-{secrets.token_hex(4)}")
+                try:
+                    await self._write(draft, b"")
+                    made = await self._sftp.stat(draft)
+                    await self._sftp.remove(draft)
+                except asyncssh.SFTPNoSuchFile:  # nothing was pushed yet
+                    continue
+                except asyncssh.SFTPPermissionDenied:
+                    closed = place
+                    break
                 clock, member = float(made.mtime or 0), group is not None and made.gid == group[0]
         return layout.facts_of(
             self._node,
@@ -528,7 +535,7 @@ class Files:
             self._config,
             group=group,
             folder=folder,
-            writable=clock is not None,
+            closed=closed,
             member=member,
             free_bytes=free,
             clock=clock,

@@ -371,13 +371,15 @@ class Folder:
         with suppress(FileNotFoundError):
             status, room = self._root.stat(), os.statvfs(self._root)
             folder, free = (status.st_mode, status.st_gid), room.f_bavail * room.f_frsize
+        places = (self._root, self._root / layout.RELEASES)
+        closed = [str(path) for path in places if path.exists() and not os.access(path, os.W_OK | os.X_OK)]
         return layout.facts_of(
             self._node,
             str(self._root),
             str(self._config),
             group=group,
             folder=folder,
-            writable=os.access(self._root, os.W_OK | os.X_OK),
+            closed=closed[0] if closed else "",
             member=os.geteuid() == 0 or (group or (-1,))[0] in (os.getegid(), *os.getgroups()),
             free_bytes=free,
             clock=time.time(),

@@ -226,7 +226,7 @@ def facts_of(
     *,
     group: tuple[int, str] | None,
     folder: tuple[int, int] | None,
-    writable: bool,
+    closed: str,
     member: bool,
     free_bytes: int | None,
     clock: float | None,
@@ -234,20 +234,22 @@ def facts_of(
     """What ``node check`` says of a store on a disk, here or far away.
 
     ``group`` is number and name of the configuration folder's group (None: no such folder), ``folder`` mode
-    and group of the store folder (None: no such folder), ``member`` whether the pushing user may give files
-    to that group.
+    and group of the store folder (None: no such folder), ``closed`` the folder of the store that the pushing
+    user may not write to ("" when there is none), ``member`` whether that user may give files to the group.
     """
     fits = False
     if group is None:
         why = f"Asterisk's configuration folder {config_dir} does not exist"
+        why += f"; set nodes.{node}.config_dir to the folder that holds extensions.conf"
     elif folder is None:
         why = f"the store folder {root} does not exist; voxtractl node init {node} makes it"
     else:
         mode, owner = folder
         inherits = owner == group[0] and bool(mode & stat.S_ISGID)
         fits = (inherits or member) and group_may(mode, owner, group[0], 0o5)
-        if not writable:
-            why = f"you may not write to {root}; push as its owner"
+        if closed:
+            why = f"you may not write to {closed}; push as its owner"
+            why += f", or let it belong to the owner of {root}" if closed != root else ""
         elif not fits:
             name = group[1]
             why = f"files in {root} would not be readable by the group {name}; run: chgrp {name} {root}"
@@ -257,7 +259,7 @@ def facts_of(
     return StoreFacts(
         config_dir=config_dir,
         exists=folder is not None,
-        writable=writable,
+        writable=folder is not None and not closed,
         group=group[1] if group else "",
         group_readable=fits,
         free_bytes=free_bytes,

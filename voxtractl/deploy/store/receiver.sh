@@ -364,7 +364,13 @@ facts() {
     stat -c '%f %g' "$root"
     section free
     stat -f -c '%a %S' "$root"
-    if [ -w "$root" ] && [ -x "$root" ]; then section writable; fi
+    for folder in "$root" "$root/releases"; do
+      if [ -d "$folder" ] && ! { [ -w "$folder" ] && [ -x "$folder" ]; }; then
+        section closed
+        echo "$folder"
+        break
+      fi
+    done
   fi
 }
 

@@ -215,7 +215,7 @@ class Shell:
             self._config,
             group=(int(group[0]), group[1] if group[1] != "UNKNOWN" else group[0]) if group else None,
             folder=(int(folder[0], 16), int(folder[1])) if folder else None,
-            writable=answer.get("writable") is not None,
+            closed=answer.text("closed").strip(),
             member=who[0] == "0" or bool(group and group[0] in who[1:]),
             free_bytes=int(room[0]) * int(room[1]) if room else None,
             clock=float(answer.text("clock")),
