@@ -22,6 +22,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from itertools import count
 from pathlib import Path
@@ -117,7 +118,7 @@ class Code:
 
     def _module(self) -> ModuleType:
         _know_peer()
-        importlib.invalidate_caches()  # a file may have come a moment ago
+        _forget_folders()
         if self.file is not None:
             if not self.file.is_file():
                 raise HandlerFault(
@@ -296,6 +297,15 @@ def _stamp(file: str) -> _Stamp | None:
     except OSError:
         return None
     return _Stamp(found.st_dev, found.st_ino, found.st_mtime_ns)
+
+
+def _forget_folders() -> None:
+    """Look into folders again: a file may have come a moment ago. Handlers are loaded in several threads, and
+    what one imports meanwhile can change the table this walks through."""
+    for _ in range(10):
+        with suppress(RuntimeError):
+            importlib.invalidate_caches()
+            return
 
 
 def _know_peer() -> None:

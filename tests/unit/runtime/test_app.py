@@ -32,7 +32,7 @@ class StubHub:
     def write(self, event: str, call: Any, **more: Any) -> None:
         self.events.append((event, more))
 
-    def feed(self, call_id: str, signal: lifecycle.Signal) -> None:
+    def feed(self, call_id: str, signal: lifecycle.Signal, *, of: object = None) -> None:
         self.signals.append(signal)
 
 
@@ -58,7 +58,7 @@ async def test_whatever_a_handler_raises_fails_its_call(error: BaseException) ->
     await app.settle()
     told = f"{type(error).__name__}: {error}"
     assert hub.events == [("handler_failed", {"error": told})]
-    assert hub.signals == [lifecycle.HandlerRaised(told)]
+    assert hub.signals == [lifecycle.HandlerRaised(told, 1)]
 
 
 async def test_a_handler_that_is_cancelled_is_none_that_failed() -> None:
@@ -71,7 +71,7 @@ async def test_a_handler_that_is_cancelled_is_none_that_failed() -> None:
     _, hub = taken(app)
     await app.settle()
     assert hub.events == []
-    assert hub.signals == [lifecycle.HandlerReturned()]
+    assert hub.signals == [lifecycle.HandlerReturned(1)]
 
 
 async def test_hooks_of_a_call_that_end_the_process_end_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -351,6 +351,7 @@ class Taker:
     """An app that fails at a step of taking a call, or at none."""
 
     tenant = "acme"
+    blocked = False
     session_type = CallSession
 
     def __init__(self, fails: str) -> None:
