@@ -194,6 +194,11 @@ class Hub:
 
     @property
     def connected(self) -> bool:
+        """Events come of every app there is to serve, if any."""
+        return not self._takers or (self._hears and not self.waiting)
+
+    @property
+    def _hears(self) -> bool:
         return bool(self._streams) and all(stream.connected for stream in self._streams)
 
     @property
@@ -271,14 +276,14 @@ class Hub:
         """End the connection; a second stop does nothing. Calls that are up stay up: drain first. Those that
         came too late to be heard of take the fallback."""
         self._stopped = True
-        connected = self.connected
+        connected = self._hears
         if self._tasks and connected:  # what is left of ended calls is being removed
             await asyncio.wait(set(self._tasks), timeout=END_TIMEOUT)
         streams, self._streams = self._streams, []
         for stream in streams:
             await stream.close()
         self.ari.attach(None)
-        if streams and connected:
+        if connected:
             await self._hand_on_unheard()
         for task in list(self._tasks):
             task.cancel()

@@ -134,7 +134,7 @@ class Monitor:
                 self._up.labels(name).set(hub.connected)
                 self._taken.labels(name).set(len(hub.taken))
             self._tenants.labels("served").set(len(self.supervisor.served))
-            self._tenants.labels("without_handler").set(len(self.supervisor.faults))
+            self._tenants.labels("without_handler").set(len(self.supervisor.without_handler))
         return web.Response(
             body=generate_latest(self.registry), headers={"Content-Type": "text/plain; version=0.0.4"}
         )

@@ -43,7 +43,7 @@ from voxtractl.runtime.hub import MOVED, Hub
 from voxtractl.runtime.journal import Journal, Sink
 from voxtractl.runtime.loading import Code
 from voxtractl.runtime.usage import Usage
-from voxtractl.settings import Secret
+from voxtractl.settings import Secret, SecretRef
 
 __all__ = ["Supervisor", "Worker"]
 
@@ -168,6 +168,8 @@ class Supervisor:
         self._told_nodes: list[str] = []
         self._told_workers = 0
         self._usage: defaultdict[str, Usage] = defaultdict(Usage)  # by slug, over all loads
+        self._unreadable = ""  # why the document could not be read, as it was told
+        self._passwords: dict[SecretRef, Secret] = {}
         self._loops: dict[str, _Loop] = {}  # by slug
         self._at: dict[VoxtraApp, _Loop] = {}  # where an app runs, from its first need of a loop to its end
         self._past: list[_Served] = []  # served no more; their last calls go on
@@ -192,7 +194,7 @@ class Supervisor:
                 raise UsageFault(f"there is no node {name!r} in {self.config}", hint="voxtractl node list")
             node = self._fleet.nodes[name]
             self._connected[name] = _way(node)
-            password = node.ari_password.resolve(self.config.parent)
+            password = self._password(node)
             journal = Journal(name)
             journal.sinks += self._sinks
             ari = ARIClient(node.ari, node.ari_user, password, timeout=self._timeout)
@@ -315,17 +317,29 @@ class Supervisor:
         """What is served, in one line."""
         nodes = ", ".join(self.hubs)
         text = f"serving {len(self.served)} of {self.wanted} tenants on {nodes}"
-        if self.faults:
-            text += f"; without a handler: {', '.join(sorted(self.faults))}"
+        if self.without_handler:
+            text += f"; without a handler: {', '.join(sorted(self.without_handler))}"
         if self.loading:
             text += f"; still loading: {', '.join(sorted(self.loading))}"
         return text
+
+    @property
+    def without_handler(self) -> dict[str, HandlerFault]:
+        """The faults of tenants that are not served: code that ran before a fault goes on."""
+        return {slug: fault for slug, fault in self.faults.items() if slug not in self.served}
 
     def secrets(self) -> list[Secret]:
         """The passwords of this process, for the log to leave out. Raises SettingsError."""
         fleet = self._read()
         chosen = [fleet.nodes[name] for name in self._nodes or fleet.nodes if name in fleet.nodes]
-        return [node.ari_password.resolve(self.config.parent) for node in chosen]
+        return [self._password(node) for node in chosen]
+
+    def _password(self, node: Node) -> Secret:
+        """Asked for once: a command may take a while, or want a finger on a key."""
+        ref = node.ari_password
+        if ref not in self._passwords:
+            self._passwords[ref] = ref.resolve(self.config.parent)
+        return self._passwords[ref]
 
     # --- the document -----------------------------------------------------------------------------------
 
@@ -366,7 +380,13 @@ class Supervisor:
             await self._register()
             for load in late:
                 self._go(self._serve_late(load))
-            log.info("reloaded: %d tenants served, %d changed", len(self.served), len(changed))
+            kept = sorted(changed.keys() & self.faults.keys() & self.served.keys())
+            log.info(
+                "reloaded: %d tenants served, %d changed%s",
+                len(self.served),
+                len(changed),
+                f"; served as before: {', '.join(kept)}" if kept else "",
+            )
             return True
 
     def _is_due(self, tenant: Tenant) -> bool:
@@ -604,11 +624,14 @@ class Supervisor:
 
     async def _look(self) -> None:
         """Reload when a file of the document, or a handler, has changed."""
+        unreadable = ""
         try:
             changed = await asyncio.to_thread(self._changed, [code for _, code in self._tried.values()])
         except VoxtractlError as exc:
-            log.warning("the document cannot be read: %s", exc)
-            return
+            changed, unreadable = False, _told(exc)
+            if unreadable != self._unreadable:
+                log.warning("the document cannot be read: %s", unreadable)
+        self._unreadable = unreadable
         if changed:
             await self.reload()
         await self.reclaim()

@@ -2,6 +2,7 @@
 Asterisk that is a few lines. The real one: tests/live/test_run.py."""
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -436,3 +437,66 @@ async def test_an_asterisk_that_is_away_holds_up_no_end() -> None:
     asked = len(asterisk.asked)
     await hub.stop()
     assert len(asterisk.asked) == asked
+
+
+async def test_a_node_with_nothing_to_serve_is_no_reason_not_to_be_ready(fleet: Fleet) -> None:
+    fleet.write(acme=ON.format("one"))
+    runs = Supervisor(fleet.config)
+    await runs.start()
+    try:
+        assert [hub.connected for hub in runs.hubs.values()] == [True, True]
+        fleet.asterisks["two"].error = away()
+        fleet.write(acme=SERVED)
+        await until(lambda: not runs.hubs["two"].connected)  # now it has something, and cannot
+        assert runs.hubs["one"].connected
+    finally:
+        await runs.close()
+
+
+async def test_a_document_that_cannot_be_read_is_told_once_with_its_path(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet.write(acme=SERVED)
+    runs = Supervisor(fleet.config)
+    await runs.start()
+    try:
+        for times in (1, 2):
+            fleet.config.unlink()
+            await until(lambda times=times: caplog.text.count("cannot be read") == times)  # type: ignore[misc]
+            await asyncio.sleep(0.1)
+            assert caplog.text.count(f"the document cannot be read: {fleet.config}: ") == times
+            fleet.write(acme=SERVED)
+            await asyncio.sleep(0.1)
+    finally:
+        await runs.close()
+
+
+async def test_a_password_is_asked_for_once(fleet: Fleet) -> None:
+    fleet.write(acme=SERVED)
+    asked = fleet.config.parent / "asked"
+    text = fleet.config.read_text().replace(
+        'ari_password_env = "HOME"', f'ari_password_command = ["sh", "-c", "echo x | tee -a {asked}"]', 1
+    )
+    fleet.config.write_text(text)
+    runs = Supervisor(fleet.config)
+    assert [secret.reveal() for secret in runs.secrets()] == ["x", os.environ["HOME"]]
+    await runs.start()
+    await runs.close()
+    assert asked.read_text() == "x\n"
+
+
+async def test_code_that_goes_on_after_a_fault_is_told_and_counts_as_served(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    fleet.write(acme=SERVED)
+    runs = Supervisor(fleet.config)
+    await runs.start()
+    try:
+        (fleet.config.parent / "app.py").write_text("1 / 0\n")
+        await until(lambda: "reloaded: 1 tenants served, 1 changed; served as before: acme" in caplog.text)
+        assert list(runs.faults) == ["acme"]
+        assert runs.without_handler == {}
+        assert runs.sentence() == "serving 1 of 1 tenants on one, two"
+    finally:
+        await runs.close()
