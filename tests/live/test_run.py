@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -20,6 +21,7 @@ import pytest
 from tests.live.carrier import Carrier
 from tests.live.conftest import NodeDocument
 from tests.live.pbx import ACME, BETA, Pbx, until
+from tests.tools.proxy import proxy
 from voxtractl.lab import Lab
 
 GAMMA = "+265999000003"
@@ -1040,6 +1042,69 @@ async def test_health_metrics_and_a_json_log_without_secrets(pbx: Pbx) -> None:
         assert line["message"] == "the word is ****"
         assert (line["level"], line["tenant"]) == ("warning", "acme")
         assert line["call_id"] == run.events[0]["call_id"]
+        said = [line["message"].partition(" ")[0] for line in lines if line["logger"] == "voxtractl.cli.run"]
+        assert said == ["health", "serving", "draining:"]
+
+
+@pytest.mark.parametrize("words", [["run", "--events", "-"], ["-o", "json", "run"]])
+async def test_what_handlers_print_is_not_among_what_programs_read(pbx: Pbx, words: list[str]) -> None:
+    prints = SAYS_BYE.replace("await call.answer()", "print('for people'); await call.answer()")
+    write(pbx, document(acme="acme.py:app"), acme=prints)
+    await pushed(pbx)
+    with (
+        (pbx.config.parent / "out").open("w+") as out,
+        (pbx.config.parent / "err").open("w+") as err,
+        subprocess.Popen(  # noqa: ASYNC220  starting takes a millisecond
+            [sys.executable, "-m", "voxtractl", "-c", str(pbx.config), *words], stdout=out, stderr=err
+        ) as process,
+    ):
+        told: Callable[[], str] = (pbx.config.parent / "err").read_text
+        try:
+            await until(lambda: "serving" in told())
+            pbx.call(ACME)
+            await pbx.empty()
+            process.terminate()
+            await until(lambda: process.poll() is not None)
+        finally:
+            process.kill()
+    assert "for people" in told()
+    lines = [json.loads(line) for line in (pbx.config.parent / "out").read_text().splitlines()]
+    if "-o" in words:
+        assert lines == [{"ok": True, "calls": 1}]
+    else:
+        assert [line["event"] for line in lines] == ["call_started", "call_answered", "call_ended"]
+
+
+async def test_a_tenant_is_added_while_one_of_two_nodes_is_away(pbx: Pbx) -> None:
+    write(pbx, document(acme="acme.py:app", beta="acme.py:app", gamma="acme.py:app"), acme=SAYS_BYE)
+    await pushed(pbx)
+    async with proxy(int(pbx.lab.ari_url.rpartition(":")[2])) as way:
+        here = pbx.config.read_text().partition("\n[tenants")[0]
+        there = here.replace("[nodes.lab]", "[nodes.other]").replace(pbx.lab.ari_url, way.url)
+        there = re.sub('store = ".*"', 'store = "memory:other"', there)
+        on: Callable[[str, str], str] = lambda slug, node: (
+            document(**{slug: "acme.py:app"}) + f'nodes = ["{node}"]\n'
+        )
+        pbx.config.write_text(f"{here}\n{there}\n{on('acme', 'other')}")
+        async with running(pbx) as run:
+            way.freeze()
+            way.cut()
+            await run.says("is down")
+            with pbx.config.open("a") as more:
+                more.write(on("beta", "lab") + on("gamma", "other"))
+            await run.says("reloaded: 3 tenants served")
+            pbx.call(BETA)
+            await until(lambda: run.of("call_ended"))
+            way.thaw()
+            await until(lambda: "voxtra-gamma" in pbx.ari("GET", "applications")[1])
+            pbx.call(GAMMA)
+            await until(lambda: len(run.of("call_ended")) == 2)
+            assert [(end["tenant"], end["node"]) for end in run.of("call_ended")] == [
+                ("beta", "lab"),
+                ("gamma", "other"),
+            ]
+            run.process.terminate()
+            await run.ends()
 
 
 def get(port: int, path: str) -> tuple[int, str]:

@@ -6,11 +6,16 @@ signal ends them at once. SIGHUP reads the document again, as a changed file doe
 file of --events anew.
 """
 
+import errno
+import logging
 import re
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext, redirect_stdout, suppress
+from functools import partial
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -22,6 +27,18 @@ if TYPE_CHECKING:
     from voxtractl.runtime.supervisor import Supervisor, Worker
 
 __all__ = ["app"]
+
+log = logging.getLogger(__name__)
+
+Say = Callable[[str], None]  # one line of what the process does
+
+HINTS: Final = {  # when the file of --events cannot be opened
+    errno.ENOENT: "make its folder first, or name another file",
+    errno.EACCES: "name a file that this user may write, or change its owner or mode",
+    errno.EISDIR: "name a file in it",
+    errno.ENXIO: "nobody reads this pipe: start its reader first",
+    errno.EROFS: "name a file on a disk that may be written",
+}
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -70,7 +87,7 @@ def run(
             counters = Monitor()
             sinks.append(counters.count)
         supervisor = Supervisor(
-            settings.config,
+            settings.config.absolute(),  # a handler may go to another folder
             tenants=tuple(tenants or ()),
             nodes=settings.node,
             worker=_worker(worker),
@@ -82,7 +99,11 @@ def run(
             counters.supervisor = supervisor
         calls = [0]
         supervisor.listen(lambda event: _count(event, calls))
-        wait(_serve(supervisor, counters, monitor, drain, lines), new_event_loop)
+        say = partial(log.info, "%s") if log_json else show.note
+        # What handlers print is no event, and no part of the one document.
+        aside = redirect_stdout(sys.stderr) if events == "-" or settings.output == "json" else nullcontext()
+        with aside:
+            wait(_serve(supervisor, counters, monitor, drain, lines, say), new_event_loop)
         if events != "-":
             show.emit({"calls": calls[0]}, f"{calls[0]} calls served")
 
@@ -117,15 +138,21 @@ def _lines(place: str, stack: ExitStack) -> "JsonLines":
     from voxtractl.runtime.journal import JsonLines
 
     try:
-        lines = JsonLines(place)
+        lines = JsonLines(place if place == "-" else str(Path(place).absolute()))
     except OSError as exc:
-        raise UsageFault(f"--events {place}: {(exc.strerror or str(exc)).lower()}") from exc
+        reason = (exc.strerror or str(exc)).lower()
+        raise UsageFault(f"--events {place}: {reason}", hint=HINTS.get(exc.errno or 0)) from exc
     stack.callback(lines.close)
     return lines
 
 
 async def _serve(
-    supervisor: "Supervisor", counters: Any, port: int | None, drain: float, lines: "JsonLines | None"
+    supervisor: "Supervisor",
+    counters: Any,
+    port: int | None,
+    drain: float,
+    lines: "JsonLines | None",
+    say: Say = show.note,
 ) -> None:
     """Serve until told to stop; every ending of the runtime passes through here."""
     import asyncio
@@ -159,18 +186,19 @@ async def _serve(
     loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         if port is not None:  # first: who has the port may serve these tenants, and goes on
-            show.note(f"health and metrics: http://127.0.0.1:{await counters.start(port)}/metrics")
+            say(f"health and metrics: http://127.0.0.1:{await counters.start(port)}/metrics")
         if not await _started(supervisor, told):
-            show.note("stopped by a signal before it served")
+            say("stopped by a signal before it served")
             return
-        show.note(supervisor.sentence())
+        say(supervisor.sentence())
         started = True
         if hung_up:
             reload()
         failure = await _until(told, supervisor)
+        faults = supervisor.without_handler
         if told.is_set():
-            show.note(f"draining: calls get {drain:.0f} s; a second signal ends them now")
-            await _drain(supervisor, drain, forced)
+            say(f"draining: calls get {drain:.0f} s; a second signal ends them now")
+            await _drain(supervisor, drain, forced, say)
     finally:
         told.set()
         await supervisor.drain(0.0)
@@ -181,10 +209,10 @@ async def _serve(
             loop.remove_signal_handler(number)
     if failure is not None:
         raise failure
-    if supervisor.faults:
-        first = next(iter(supervisor.faults.values()))
+    if faults:
+        first = next(iter(faults.values()))
         raise PartialFailure(
-            f"{len(supervisor.faults)} of {supervisor.wanted} tenants had no handler: {first}",
+            f"{len(faults)} of {supervisor.wanted} tenants had no handler: {first}",
             where=first.where,
             hint=first.hint,
         )
@@ -224,7 +252,7 @@ async def _until(told: Any, supervisor: "Supervisor") -> VoxtractlError | None:
         failed.cancel()
 
 
-async def _drain(supervisor: "Supervisor", seconds: float, forced: Any) -> None:
+async def _drain(supervisor: "Supervisor", seconds: float, forced: Any, say: Say) -> None:
     import asyncio
 
     draining = asyncio.ensure_future(supervisor.drain(seconds))
@@ -236,4 +264,4 @@ async def _drain(supervisor: "Supervisor", seconds: float, forced: Any) -> None:
         if not draining.done():
             draining.cancel()
     if draining.done() and not draining.cancelled() and draining.result():
-        show.note(f"{draining.result()} calls were ended")
+        say(f"{draining.result()} calls were ended")

@@ -74,7 +74,7 @@ class JsonLines:
 
     A thread writes, so that a full disk or a reader that sleeps holds up no call. Only whole lines are
     written; what cannot be is lost, and the log says so and how many. Raises OSError when the file cannot be
-    opened.
+    opened: ENXIO when it is a pipe that nobody reads.
     """
 
     def __init__(self, place: str) -> None:
@@ -111,7 +111,11 @@ class JsonLines:
     def _open(self) -> int:
         if self.place == "-":
             return os.dup(1)
-        return os.open(self.place, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # O_NONBLOCK for the opening only: that of a pipe would wait for its reader.
+        how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        file = os.open(self.place, how, 0o666)
+        os.set_blocking(file, True)
+        return file
 
     def _run(self) -> None:
         while not (self._ends and self._events.empty()):

@@ -7,7 +7,8 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ class Supervisor:
     def __init__(self) -> None:
         self.may_start = asyncio.Event()
         self.asked: list[str] = []
-        self.faults: dict[str, Any] = {}
+        self.without_handler: dict[str, Any] = {}
         self.hubs: dict[str, Any] = {}
         self.serves = False
 
@@ -139,3 +140,34 @@ def test_numbers_that_mean_nothing_are_refused(
 ) -> None:
     assert entry.run(["run", *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def no_node(tmp_path: Path) -> list[str]:
+    config = tmp_path / "tenants.toml"
+    config.write_text('[tenants.acme]\ndids = ["+265999000001"]\nhandler = "a.py:app"\n')
+    return ["--config", str(config)]
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("nowhere/events", "make its folder first"),
+        ("", "name a file in it"),
+        ("pipe", "nobody reads this pipe"),
+    ],
+)
+def test_a_file_of_events_that_cannot_be_opened_is_told_with_a_way_on(
+    place: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert entry.run([*no_node(tmp_path), "run", "--events", str(tmp_path / place)]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_events_go_on_in_the_folder_where_it_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack:
+        lines = run._lines("events", stack)
+        assert lines.place == str(tmp_path / "events")

@@ -1,5 +1,6 @@
 """Events of calls: one vocabulary, whole fields, and listeners that cannot harm a call."""
 
+import errno
 import json
 import logging
 import os
@@ -145,6 +146,31 @@ def test_a_reader_that_sleeps_holds_up_nobody(
     assert sink.lost > 3000
     assert "faster than they are taken" in caplog.text
     os.close(reader)  # the thread ends
+
+
+def test_a_pipe_that_nobody_reads_is_refused_and_holds_up_nobody(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError) as refused:
+        JsonLines(str(pipe))
+    assert refused.value.errno == errno.ENXIO
+
+
+def test_a_pipe_that_is_full_is_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    sink = JsonLines(str(pipe))
+    for n in range(100):
+        sink({"n": n, "long": "x" * 10_000})  # a pipe holds 64 KiB
+    os.set_blocking(reader, True)
+    read = b""
+    while read.count(b"\n") < 100:
+        read += os.read(reader, 65_536)
+    sink.close()
+    os.close(reader)
+    assert sink.lost == 0
+    assert [json.loads(line)["n"] for line in read.splitlines()] == list(range(100))
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
