@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from functools import partial
+from math import inf
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
@@ -134,6 +135,7 @@ class EventStream:
         self._socket: WSTransport | None = None
         self._answers = False  # whether this connection is known to carry requests
         self._heard = False  # whether anything came since the last ping
+        self._ghost = 0.0  # until when, by the clock of the loop, a handshake we gave up may take our apps
         self._sent = 0
         self._waiting: dict[str, _Waiting] = {}
         self._clock: asyncio.TimerHandle | None = None  # rings when the first of them has waited long enough
@@ -168,6 +170,8 @@ class EventStream:
         """End the connection; a second close does nothing. Calls stay up in Asterisk."""
         if self.state is not State.FAILED:
             self.state = State.CLOSED
+        if self._first is not None and not self._first.done():  # somebody else waits in start()
+            self._first.set_exception(self._unreachable("the stream was closed before it was up"))
         run, self._run = self._run, None
         if run is not None:
             run.cancel()
@@ -304,6 +308,9 @@ class EventStream:
                     lambda: connection,
                     f"ws{self._target.removeprefix('http')}",
                     extra_headers={"Authorization": f"Basic {secret}"},
+                    # Given up, it leaves a connection that only picows can end: so it does after this time,
+                    # and the listener as soon as it is a websocket.
+                    websocket_handshake_timeout=HANDSHAKE,
                     max_frame_size=ANSWER_MAX,
                     max_redirects=0,
                     use_aiofastnet=False,  # it watches sockets it has closed (docs/decisions/0009)
@@ -319,6 +326,7 @@ class EventStream:
             told = f"with {status:d}" if status else "with what is no HTTP"
             raise self._unreachable(f"it answers the websocket {told}") from None
         except TimeoutError as exc:
+            self._ghost = inf
             raise self._unreachable(f"no answer to the websocket within {HANDSHAKE:.0f} s") from exc
         except (picows.WSError, OSError) as exc:
             raise self._unreachable(str(exc)) from exc
@@ -329,6 +337,8 @@ class EventStream:
         self._socket = socket
         self._heard = True
         self.state = State.UP
+        if self._ghost == inf:
+            self._ghost = asyncio.get_running_loop().time() + HANDSHAKE
         socket.send(WSMsgType.TEXT, _message(requests.ping(), "ping"))
         if first.done():
             self._tell_up()
@@ -375,9 +385,15 @@ class EventStream:
             log.exception("an event of type %s was not handled", kind)
 
     def _taken(self, app: str | None) -> None:
-        """Another process has the app now. Raises AppReplaced when it was the last one here."""
+        """Another process has the app now. Raises AppReplaced when it was the last one here, and ValueError
+        when it was ourselves."""
         if app not in self.apps:
             return
+        if asyncio.get_running_loop().time() < self._ghost:
+            # An Asterisk that stood still answers all that has queued up, in any order (measured: every
+            # fourth time the older one last), and the older one is ended as soon as it is there.
+            self._ghost = 0.0
+            raise ValueError("an older try of ours took the app")
         self.apps = tuple(one for one in self.apps if one != app)
         if self._on_taken is not None:
             try:
@@ -509,6 +525,9 @@ class _Connection(WSListener):
         self._parted = asyncio.Event()  # the other side has said farewell, or is gone
 
     def on_ws_connected(self, transport: WSTransport) -> None:
+        if self.ended.done():  # we have parted before it was there
+            transport.disconnect(graceful=False)
+            return
         self.socket = transport
         self._opened(transport)
 

@@ -5,7 +5,7 @@ import asyncio
 import json
 from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from voxtractl.ari.backoff import Backoff
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.ari.stream import MESSAGE_MAX, EventStream, State, _message
-from voxtractl.errors import AriAuthFailed, AriUnreachable, UsageFault
+from voxtractl.errors import AppReplaced, AriAuthFailed, AriUnreachable, UsageFault
 from voxtractl.settings import Secret
 
 SOON = Backoff(first=0.001, most=0.01)
@@ -482,6 +482,98 @@ async def test_start_can_be_given_up() -> None:
         with pytest.raises(asyncio.CancelledError):
             await starting
     assert stream.state is State.CLOSED
+
+
+@pytest.mark.parametrize("given_up", ["closed", "timed out", "cancelled"])
+async def test_a_stream_that_ends_in_its_handshake_stays_ended(given_up: str) -> None:
+    """An Asterisk that stood still answers when it goes on."""
+    asked, go_on = asyncio.Event(), asyncio.Event()
+    ended = asyncio.Event()
+
+    async def frozen(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        socket = web.WebSocketResponse()
+        try:
+            await go_on.wait()
+            with suppress(ConnectionError):
+                await socket.prepare(request)
+                await socket.send_str(json.dumps({"type": "StasisStart"}))
+                await socket.receive()
+        finally:
+            ended.set()
+        return socket
+
+    told = Told()
+    async with serving(frozen) as url:
+        stream = EventStream(
+            url,
+            "u",
+            "p",
+            ["app"],
+            on_event=told.events.put_nowait,
+            on_up=told.up,
+            timeout=0.2 if given_up == "timed out" else 60,
+        )
+        starting = asyncio.create_task(stream.start())
+        await asked.wait()
+        if given_up == "closed":
+            await stream.close()
+        elif given_up == "cancelled":
+            starting.cancel()
+        with pytest.raises((AriUnreachable, asyncio.CancelledError)):
+            await asyncio.wait_for(starting, 5)
+        go_on.set()
+        await asyncio.wait_for(ended.wait(), 5)
+    assert stream.state is State.CLOSED
+    assert told.events.empty()
+    assert told.ups.empty()
+
+
+async def test_an_app_that_our_own_older_handshake_took_is_taken_back_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries = 0
+
+    async def begin(request: web.Request) -> web.StreamResponse:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            await asyncio.Event().wait()
+        return await scripted(replaced)(request)
+
+    async def replaced(socket: web.WebSocketResponse) -> None:
+        await socket.send_str(json.dumps({"type": "ApplicationReplaced", "application": "app"}))
+        await mute(socket)
+
+    monkeypatch.setattr("voxtractl.ari.stream.HANDSHAKE", 0.3)
+    async with serving(begin) as url, streaming(url) as (stream, told):
+        assert "an older try of ours" in await told.downs.get()
+        assert isinstance(await stream.wait_failed(), AppReplaced)  # this one is somebody else's
+        assert tries == 3
+
+
+async def test_handshakes_that_are_given_up_leave_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voxtractl.ari.stream.HANDSHAKE", 0.05)
+    opened = 0
+    over: asyncio.Queue[None] = asyncio.Queue()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        with suppress(ConnectionError):
+            await reader.read(-1)  # until the other side ends it
+        writer.close()
+        over.put_nowait(None)
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        stream = EventStream(url, "u", "p", ["app"], on_event=lambda event: None, timeout=0.5, backoff=SOON)
+        with pytest.raises(AriUnreachable, match="no answer to the websocket within"):
+            await stream.start()
+        assert opened > 1
+        async with asyncio.timeout(3):  # picows' own patience is 5 s
+            for _ in range(opened):
+                await over.get()
 
 
 @pytest.mark.parametrize(
