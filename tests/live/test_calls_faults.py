@@ -42,7 +42,10 @@ from voxtractl.runtime.session import CallSession
 from voxtractl.runtime.speech import Transcript
 
 # A context like that of a node without tenants' files: for labs that are killed.
-PLAIN = "[plain]\nexten => _+X.,1,Stasis(voxtra-acme,${EXTEN})\n"
+PLAIN = """[plain]
+exten => _+X.,1,Stasis(voxtra-acme,${EXTEN})
+ same => n,Set(GLOBAL(SERVED)=${STASISSTATUS})
+"""
 
 
 @pytest.fixture
@@ -251,6 +254,29 @@ async def test_a_refused_password_is_told_at_once(pbx: Pbx) -> None:
     app = VoxtraApp(**{**pbx.account, "ari_password": "wrong"}, timeout=3600)
     with pytest.raises(AriAuthFailed, match="wrong name or password"):
         await in_time(app.start())
+    await app.stop()
+
+
+async def test_a_password_that_is_changed_meanwhile_leaves_new_calls_to_their_fallback(own_pbx: Pbx) -> None:
+    """Asterisk sends events on, and refuses every command."""
+    lab = own_pbx.lab
+    app = VoxtraApp(**own_pbx.account, app_name="voxtra-acme")
+    app.default()(nothing)
+    await app.start()
+    failed = app._hubs[0].failed
+    assert failed is not None
+    conf = lab.config_dir / "ari.conf"
+    before = conf.read_text()
+    conf.write_text(before.replace(lab.ari_password.reveal(), "another"))
+    lab.cli("module reload res_ari.so")
+    call = f"channel originate Local/{ACME}@plain/n application Wait 60"
+    lab.cli(call)
+    with pytest.raises(AriAuthFailed, match="wrong name or password"):
+        await in_time(asyncio.shield(failed))
+    lab.cli(call)
+    await until(lambda: "SERVED=FAILED" in lab.cli("dialplan show globals"))
+    conf.write_text(before)
+    lab.cli("module reload res_ari.so")
     await app.stop()
 
 

@@ -137,9 +137,9 @@ class ARIClient:
         told((self._denied(request, answer) if isinstance(answer, Answer) else None) or answer)
 
     def _denied(self, request: Request, answer: Answer) -> AriError | None:
-        """The error of an answer that says this user may not."""
+        """The error of an answer that says this user may not. A wrong password ends the attached stream."""
         if answer.status == 401:
-            return AriAuthFailed(
+            refused = AriAuthFailed(
                 f"Asterisk refuses the ARI user {self._user!r}: wrong name or password",
                 method=request.method,
                 path=request.path,
@@ -147,6 +147,9 @@ class ARIClient:
                 where=self.url,
                 hint=f"compare with the section [{self._user}] in the node's ari.conf",
             )
+            if self._stream is not None:
+                self._stream.fail(refused)
+            return refused
         if answer.status == 403:
             return AriError(
                 f"the ARI user {self._user!r} may not {request.method} {request.path}: {answer.message}",

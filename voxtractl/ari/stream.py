@@ -1,7 +1,7 @@
 """The websocket of ARI: the events of one or more Stasis apps, and requests over the same connection.
 
     NEW ──start()──▶ CONNECTING ──▶ UP ──lost──▶ DOWN ──▶ UP …  connects again by itself, with backoff
-                         └───────────┴────────────┴──▶ FAILED   password refused; others took the last app
+                         └───────────┴────────────┴──▶ FAILED   password refused, also later; others took all
     every state ──close()──▶ CLOSED
 
 An app that another process takes is gone from the stream, which goes on for the others and does not take it
@@ -132,6 +132,7 @@ class EventStream:
         self._first: asyncio.Future[None] | None = None  # the first connection
         self._ended = asyncio.Event()
         self._reason = "it does not answer"  # why the last try failed
+        self._connected: _Connection | None = None  # the one that is being attended
         self._socket: WSTransport | None = None
         self._answers = False  # whether this connection is known to carry requests
         self._heard = False  # whether anything came since the last ping
@@ -177,6 +178,12 @@ class EventStream:
             run.cancel()
             await asyncio.wait([run])
         self._ended.set()
+
+    def fail(self, failure: AriAuthFailed) -> None:
+        """End it for good, from its own loop: Asterisk asks no connection for its password again, and goes on
+        to send calls that nobody may answer."""
+        if self._connected is not None:
+            self._connected.fail(failure)
 
     async def wait_failed(self) -> AriAuthFailed | AppReplaced | None:
         """Wait for the end of the stream: why it failed, or None when it was closed."""
@@ -346,9 +353,11 @@ class EventStream:
             first.set_result(None)
 
     async def _attend(self, connection: "_Connection") -> str:
-        """Wait until the connection ends, or is silent for too long; returns why. Raises AppReplaced."""
+        """Wait until the connection ends, or is silent for too long; returns why. Raises AppReplaced,
+        AriAuthFailed."""
         socket = connection.socket
         assert socket is not None  # noqa: S101  _connect saw to it
+        self._connected = connection
         silent = 0
         while True:
             ended, _ = await asyncio.wait([connection.ended], timeout=PING)
@@ -410,6 +419,7 @@ class EventStream:
 
     def _lose(self) -> None:
         """What was on the way has no answer any more."""
+        self._connected = None
         self._socket = None
         self._answers = False
         waiting, self._waiting = self._waiting, {}
@@ -544,7 +554,11 @@ class _Connection(WSListener):
         except ValueError as exc:
             self.ended.set_result(str(exc))
         except AppReplaced as exc:
-            self.ended.set_exception(exc)
+            self.fail(exc)
+
+    def fail(self, failure: AppReplaced | AriAuthFailed) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(failure)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._parted.set()

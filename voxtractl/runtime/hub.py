@@ -838,6 +838,7 @@ class Hub:
             log.warning("the event connection to %s is down: %s", self.ari.url, reason)
         if failures and self.failed is not None and not self.failed.done():
             self.failed.set_exception(failures[0])
+            self.failed.exception()  # seen: who started the app by hand may not ask
 
     def _on_taken(self, app: str) -> None:
         """Another process has this app, so it adopts its calls: here they are over, there they go on."""

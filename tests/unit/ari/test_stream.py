@@ -448,6 +448,33 @@ async def test_a_refusal_is_final_and_shows_no_password(status: int) -> None:
     assert failed.value.__suppress_context__
 
 
+@pytest.mark.parametrize("way", ["ask", "post"])
+async def test_a_401_to_a_request_ends_the_attached_stream_for_good(way: str) -> None:
+    async def sour(socket: web.WebSocketResponse) -> None:
+        for _ in range(2):
+            await socket.send_str(answered(json.loads(await socket.receive_str())))
+        async for message in socket:
+            if message.type is WSMsgType.TEXT:
+                await socket.send_str(answered(json.loads(message.data), status=401))
+
+    async with serving(scripted(sour)) as url, ARIClient(url, "user", "secret") as ari:
+        downs: list[str] = []
+        stream = ari.stream(["app"], on_event=lambda event: None, on_down=downs.append)
+        await stream.start()
+        ari.attach(stream)
+        await stream.ask(requests.ping())
+        if way == "post":
+            assert ari.post(requests.ping(), lambda answer: None)
+        else:
+            with pytest.raises(AriAuthFailed):
+                await ari.ask(requests.ping())
+        assert isinstance(await stream.wait_failed(), AriAuthFailed)
+        assert stream.state is State.FAILED
+        assert downs == [str(stream.failure)]
+        await stream.close()
+        assert stream.state is State.FAILED
+
+
 @pytest.mark.parametrize("status", [200, 404, 500, 503])
 async def test_what_is_no_websocket_is_tried_again_and_told_with_its_status(status: int) -> None:
     tries = 0
