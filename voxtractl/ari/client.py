@@ -30,9 +30,13 @@ if TYPE_CHECKING:
 __all__ = ["ARIClient", "stop_playback"]
 
 KEEP_ALIVE: Final = 10.0  # seconds; Asterisk's session_keep_alive is 15 s
-# At once to one Asterisk. It listens with a backlog of 10 (`ss -ltn`): of 16 that connect in the same instant
-# the kernel drops some, and those come back after a second (measured); 8 are as fast, 10,000 DIDs in 1.4 s.
-CONNECTIONS: Final = 8
+# Connecting at once to one Asterisk, which listens with a backlog of 10 (`ss -ltn`): of 16 that connect in
+# the same instant the kernel drops some, and those come back after a second (measured). And questions of a
+# list on the way at once: 8 are as fast as more, 10,000 DIDs in 1.4 s.
+AT_ONCE: Final = 8
+# In all: a command that waits for a sound keeps its connection, and must not keep everybody else's.
+# Asterisk's sessionlimit is 100, with the websockets of events and media.
+CONNECTIONS: Final = 64
 RELOAD_TIMEOUT: Final = 120.0  # a first reload of 5000 PJSIP endpoints was measured in seconds, not minutes
 BUSY: Final = "another reload is currently in progress"
 BUSY_WAIT: Final = 0.02  # seconds between tries while another reload runs; grows by half
@@ -57,6 +61,8 @@ class ARIClient:
         self._server: http.Server | None = None
         self._stream: EventStream | None = None
         self._free = asyncio.Semaphore(CONNECTIONS)
+        self._connecting = asyncio.Semaphore(AT_ONCE)
+        self._busy: set[_Connection] = set()
         self._idle: list[tuple[float, _Connection]] = []  # since when, by monotonic()
 
     async def open(self) -> Self:
@@ -73,9 +79,15 @@ class ARIClient:
         await self.close()
 
     async def close(self) -> None:
-        """End the connections; a second close does nothing. An attached stream is its owner's to close."""
+        """End the connections; a second close does nothing. An attached stream is its owner's to close.
+
+        Requests on their way or waiting for a connection fail with AriUnreachable: of the former Asterisk may
+        have done what was asked, the latter are not sent.
+        """
         self._server = None
         self._stream = None
+        for connection in self._busy:
+            connection.abort()
         while self._idle:
             self._idle.pop()[1].abort()
 
@@ -163,11 +175,13 @@ class ARIClient:
 
     async def _over_http(self, server: http.Server, request: Request, seconds: float) -> Answer:
         try:
-            async with self._free, asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds), self._free:
                 return await self._exchange(server, request)
         except TimeoutError as exc:
             raise self._unreachable(request, f"no answer within {seconds:.0f} s") from exc
         except OSError as exc:
+            if server is not self._server:
+                raise self._unreachable(request, "this client was closed") from exc
             # Over its sessionlimit Asterisk accepts and closes without a byte.
             raise self._unreachable(request, (exc.strerror or str(exc)).lower()) from exc
         except ValueError as exc:
@@ -182,17 +196,27 @@ class ARIClient:
     async def _exchange(self, server: http.Server, request: Request) -> Answer:
         """One request and its answer, on a connection that is free or a new one."""
         sent = http.request_bytes(server, request)
-        connection = self._kept() or await _connect(server)
+        connection = self._kept() or await self._connect(server)
+        if server is not self._server:
+            connection.abort()
+            raise ConnectionAbortedError("closed")
+        self._busy.add(connection)
         try:
             status, body = await connection.exchange(sent)
         except BaseException:
             connection.abort()  # half an answer may still come: never use it again
             raise
-        if connection.reusable and self._server is not None:
+        finally:
+            self._busy.discard(connection)
+        if connection.reusable and server is self._server:
             self._idle.append((monotonic(), connection))
         else:
             connection.abort()
         return _answer(status, body)
+
+    async def _connect(self, server: http.Server) -> "_Connection":
+        async with self._connecting:
+            return await _connect(server)
 
     def _kept(self) -> "_Connection | None":
         """The connection used last, unless it ended or idles for so long that Asterisk may just end it."""
@@ -286,7 +310,7 @@ class ARIClient:
             raise self.refused(request, answer)
 
     async def ask_all(self, wanted: Sequence[Request]) -> list[Answer]:
-        """The answers to many requests, in their order; CONNECTIONS are on the way at once. The first error
+        """The answers to many requests, in their order; AT_ONCE are on the way. The first error
         ends all."""
         answers: list[Answer] = [Answer(0)] * len(wanted)
         rest = iter(enumerate(wanted))
@@ -298,7 +322,7 @@ class ARIClient:
         failure: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(CONNECTIONS, len(wanted))):
+                for _ in range(min(AT_ONCE, len(wanted))):
                     group.create_task(worker())
         except* AriError as errors:
             failure = errors.exceptions[0]

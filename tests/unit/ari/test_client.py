@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from voxtractl.ari import requests
-from voxtractl.ari.client import CONNECTIONS, STOP_AGAIN, ARIClient, stop_playback
+from voxtractl.ari.client import AT_ONCE, CONNECTIONS, STOP_AGAIN, ARIClient, stop_playback
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriError, AriUnreachable
 
@@ -30,6 +30,7 @@ class Site:
         self.answer, self.closes = answer, closes
         self.connections = self.open = self.most = 0
         self.serving: list[asyncio.Task[None]] = []
+        self.asked: list[bytes] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -39,7 +40,8 @@ class Site:
         self.open += 1
         self.most = max(self.most, self.open)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while await reader.readuntil(b"\r\n\r\n"):
+            while asked := await reader.readuntil(b"\r\n\r\n"):
+                self.asked.append(asked)
                 writer.write(self.answer)
                 await writer.drain()
                 if self.closes:
@@ -58,6 +60,12 @@ class Site:
         await asyncio.gather(*self.serving)
 
 
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
 async def test_one_connection_carries_many_requests() -> None:
     site = Site()
     async with site.up() as url, ARIClient(url, "a", "b") as ari:
@@ -71,7 +79,38 @@ async def test_many_requests_at_once_share_a_few_connections() -> None:
     async with site.up() as url, ARIClient(url, "a", "b") as ari:
         answers = await ari.ask_all([requests.info()] * 200)
         assert {a.status for a in answers} == {200}
-        assert site.most <= CONNECTIONS
+        assert site.most <= AT_ONCE
+
+
+async def test_slow_answers_hold_up_nobody_else() -> None:
+    site = Site(b"")
+    async with site.up() as url, ARIClient(url, "a", "b") as ari:
+        slow = [asyncio.create_task(ari.request(requests.info())) for _ in range(AT_ONCE * 2)]
+        await until(lambda: len(site.asked) == len(slow))
+        site.answer = OK
+        assert await ari.request(requests.info()) == {}
+        assert not any(task.done() for task in slow)
+        await ari.close()
+        for ended in await asyncio.gather(*slow, return_exceptions=True):
+            assert isinstance(ended, AriUnreachable)
+            assert "this client was closed" in str(ended)
+
+
+async def test_the_wait_for_a_connection_counts_and_nothing_is_sent_after_the_close() -> None:
+    site = Site(b"")
+    async with site.up() as url, ARIClient(url, "a", "b") as ari:
+        slow = [asyncio.create_task(ari.request(requests.info())) for _ in range(CONNECTIONS)]
+        await until(lambda: len(site.asked) == CONNECTIONS)
+        with pytest.raises(AriUnreachable, match="no answer within"):
+            await ari.ask(requests.info(), timeout=0.05)
+        waiting = [asyncio.create_task(ari.originate("Local/1@x", app="a")) for _ in range(3)]
+        await asyncio.sleep(0)
+        await ari.close()
+        for ended in await asyncio.gather(*slow, *waiting, return_exceptions=True):
+            assert isinstance(ended, AriUnreachable)
+            assert "this client was closed" in str(ended)
+        assert await asyncio.sleep(0.05, site.most) == CONNECTIONS
+        assert len(site.asked) == CONNECTIONS
 
 
 async def test_a_connection_the_server_wants_to_end_is_not_used_again() -> None:
