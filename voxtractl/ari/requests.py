@@ -110,8 +110,9 @@ class Request(NamedTuple):
     ``slow``: Asterisk may take its time to answer, and over the websocket all that follow would wait with it
     and no ping be answered; so it goes over HTTP. A reload held the next one for 92 ms; ``answer``,
     ``set_variable`` and bridging wait until the sounds of their channel have ended (measured: an endless tone
-    holds them for ever). Or the answer is bytes, which the websocket does not carry, or a list that grows: a
-    message of 490 kB, that of 1,200 channels, is Asterisk's end (docs/decisions/0007).
+    holds them for ever); a function of the dialplan may ask a server. Or the answer is bytes, which the
+    websocket does not carry, or a list that grows: a message of 490 kB, that of 1,200 channels, is Asterisk's
+    end (docs/decisions/0007).
     """
 
     method: str
@@ -164,12 +165,13 @@ def module(name: str) -> Request:
 
 def get_global(name: str) -> Request:
     """A global variable of the dialplan; "" when it is not set."""
-    return Request("GET", "/asterisk/variable", _query(("variable", _variable_name(name))))
+    query = _query(("variable", _variable_name(name)))
+    return Request("GET", "/asterisk/variable", query, slow=_may_take_time(name))
 
 
 def set_global(name: str, value: object) -> Request:
     query = _query(("variable", _variable_name(name)), ("value", _variable_value(name, value)))
-    return Request("POST", "/asterisk/variable", query)
+    return Request("POST", "/asterisk/variable", query, slow=_may_take_time(name))
 
 
 def reload_module(name: str) -> Request:
@@ -321,6 +323,11 @@ def _variable_name(name: str) -> str:
         "name of a channel variable",
         "letters, digits and _, such as TENANT_ID, or a function such as CALLERID(name)",
     )
+
+
+def _may_take_time(name: str) -> bool:
+    """A function of the dialplan may ask a database or a server (CURL, ODBC_…); these two ask nobody."""
+    return "(" in name and not name.startswith(("CALLERID(", "DIALPLAN_EXISTS("))
 
 
 def _variable_value(name: str, value: object) -> str:
@@ -649,7 +656,8 @@ def record(
 
 
 def get_variable(id: str, name: str) -> Request:
-    return Request("GET", _id("channels", id, "variable"), _query(("variable", _variable_name(name))))
+    query = _query(("variable", _variable_name(name)))
+    return Request("GET", _id("channels", id, "variable"), query, slow=_may_take_time(name))
 
 
 def set_variable(id: str, name: str, value: object) -> Request:

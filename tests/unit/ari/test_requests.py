@@ -217,3 +217,19 @@ def test_an_id_never_leaves_its_place_in_the_path(id: str) -> None:
 def test_a_list_that_grows_never_goes_over_the_websocket(request_: requests.Request) -> None:
     assert request_.slow
     assert not requests.subscribe("a", ["channel:1"]).slow
+
+
+@pytest.mark.parametrize(
+    ("name", "slow"),
+    [
+        ("CURL(http://127.0.0.1/)", True),
+        ("ODBC_PRICE(1)", True),
+        ("TENANT_ID", False),
+        ("CALLERID(dnid)", False),
+        ("DIALPLAN_EXISTS(a,s,1)", False),
+    ],
+)
+def test_a_function_of_the_dialplan_holds_up_no_websocket(name: str, slow: bool) -> None:
+    assert requests.get_variable("1", name).slow is slow
+    assert requests.get_global(name).slow is slow
+    assert requests.set_global(name, "x").slow is slow
