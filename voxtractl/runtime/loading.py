@@ -157,8 +157,9 @@ class Code:
     def unload(self) -> None:
         """Forget the modules: no call needs them any more."""
         _PACKAGES.pop(self.package, None)
-        for name in [name for name in sys.modules if name.partition(".")[0] == self.package]:
-            sys.modules.pop(name, None)
+        for name in list(sys.modules):  # a copy: other tenants' handlers load in their threads
+            if name.partition(".")[0] == self.package:
+                sys.modules.pop(name, None)
 
     # --- what its modules import --------------------------------------------------------------------------
 

@@ -256,3 +256,20 @@ def test_a_fault_names_the_tenant_the_file_and_the_line(
 def test_a_handler_that_is_not_there_is_told(tmp_path: Path, place: str, what: str) -> None:
     with pytest.raises(HandlerFault, match=what):
         load(place, "acme", tmp_path)
+
+
+def test_modules_are_forgotten_while_another_tenants_handler_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Importing(str):
+        """A name at which another thread adds a module."""
+
+        def partition(self, sep: str, /) -> tuple[str, str, str]:
+            monkeypatch.setitem(sys.modules, "comes_meanwhile", pytest)
+            return super().partition(sep)
+
+    monkeypatch.setitem(sys.modules, Importing("probe"), pytest)
+    code = Code(write(tmp_path, "acme.py", APP) + ":app", "acme", tmp_path)
+    code.load()
+    code.unload()
+    assert not [name for name in sys.modules if name.startswith(code.package)]
