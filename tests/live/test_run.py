@@ -769,6 +769,20 @@ async def test_while_a_handler_blocks_calls_take_the_fallback_and_repaired_code_
         await pbx.empty()
 
 
+async def test_a_thread_of_a_handler_does_not_hold_the_end(pbx: Pbx) -> None:
+    waits = WAITS.replace(
+        "await call.listen_dtmf(timeout=60)",
+        "import asyncio, time; await asyncio.to_thread(time.sleep, 1000)",
+    )
+    write(pbx, document(acme="acme.py:app"), acme=waits)
+    await pushed(pbx)
+    async with running(pbx, "--drain", "0") as run:
+        pbx.call(ACME)
+        await until(lambda: run.of("call_answered"))
+        run.process.terminate()
+        await run.ends()
+
+
 async def test_a_handler_that_ends_the_process_ends_its_call(pbx: Pbx) -> None:
     exits = WAITS.replace(
         "await call.listen_dtmf(timeout=60)",

@@ -39,6 +39,7 @@ from voxtractl.model.fleet import Fleet
 from voxtractl.model.node import Node
 from voxtractl.model.tenant import Tenant
 from voxtractl.runtime.app import VoxtraApp
+from voxtractl.runtime.event_loop import new_tenant_loop
 from voxtractl.runtime.hub import MOVED, Hub
 from voxtractl.runtime.journal import Journal, Sink
 from voxtractl.runtime.loading import Code
@@ -77,14 +78,13 @@ class _Loop:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.loop = asyncio.new_event_loop()
+        self.loop = new_tenant_loop()
         self.turned = monotonic()
         self._asked = self._stops = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
         try:
             while not self._stops:
                 try:

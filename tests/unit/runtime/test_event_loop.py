@@ -1,0 +1,95 @@
+"""The loops of the runtime: what a handler's threads and another tenant's policy cannot do to them."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from voxtractl.runtime.event_loop import THREADS, new_event_loop, new_tenant_loop
+
+ENDS = """
+import asyncio, time
+from voxtractl.runtime.event_loop import {maker}
+
+async def handler():
+    asyncio.ensure_future(asyncio.to_thread(time.sleep, 1000))
+    await asyncio.sleep(0.1)
+
+loop = {maker}()
+loop.run_until_complete(handler())
+loop.close()
+"""
+
+MAKERS = pytest.mark.parametrize("maker", [new_event_loop, new_tenant_loop], ids=lambda maker: maker.__name__)
+
+
+@MAKERS
+def test_a_thread_that_never_returns_does_not_hold_the_end_of_the_process(
+    maker: Callable[[], object],
+) -> None:
+    code = ENDS.format(maker=maker.__name__)
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@MAKERS
+def test_threads_of_a_loop_are_bounded_and_give_results_and_errors(
+    maker: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    lock, full, running, most = threading.Lock(), threading.Event(), 0, 0
+
+    def work(number: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        if most == THREADS:
+            full.set()
+        assert full.wait(60)  # as many as may be run at once
+        with lock:
+            running -= 1
+        return number
+
+    async def many() -> None:
+        some = [asyncio.to_thread(work, number) for number in range(2 * THREADS)]
+        assert await asyncio.gather(*some) == list(range(2 * THREADS))
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.to_thread(lambda: 1 / 0)
+        late = asyncio.ensure_future(asyncio.to_thread(full.wait, 60))
+        late.cancel()
+
+    loop = maker()
+    loop.run_until_complete(many())
+    loop.close()
+    assert most == THREADS
+
+
+@pytest.fixture
+def policy() -> Iterator[None]:
+    class Broken(asyncio.DefaultEventLoopPolicy):
+        def new_event_loop(self) -> asyncio.AbstractEventLoop:
+            raise RuntimeError("no")
+
+        def set_event_loop(self, loop: object) -> None:
+            raise RuntimeError("no")
+
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(Broken())
+    yield
+    asyncio.set_event_loop_policy(before)
+
+
+def test_a_policy_that_a_tenant_sets_is_not_the_others(policy: None) -> None:
+    from voxtractl.runtime.supervisor import _Loop
+
+    async def kind() -> type:
+        return type(asyncio.get_running_loop())
+
+    loop = _Loop("tenant beta")
+    there = asyncio.run_coroutine_threadsafe(kind(), loop.loop)
+    assert there.result(10) is asyncio.SelectorEventLoop
+    loop.end()
+    loop.join()
