@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
@@ -31,13 +32,23 @@ class _Redact(logging.Filter):
         return text
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self.clean(record.getMessage()), None
+        record.msg, record.args = self.clean(_message(record)), None
         if record.exc_info and not record.exc_text:
             record.exc_text = logging.Formatter().formatException(record.exc_info)
         if record.exc_text:
             record.exc_text = self.clean(record.exc_text)
         record.tenant, record.call = TENANT.get(), CALL.get()
         return True
+
+
+def _message(record: logging.LogRecord) -> str:
+    """What it says; a format that does not fit its values is shown beside them, and raises nothing."""
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001  a user's format, or objects of a user's
+        with suppress(Exception):
+            return f"{record.msg} {record.args!r}"
+        return f"a line that cannot be written, of {record.pathname}:{record.lineno}"
 
 
 class _Json(logging.Formatter):

@@ -60,3 +60,24 @@ def test_json_lines_hold_the_same(stream: io.StringIO) -> None:
     (line,) = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert (line["level"], line["tenant"], line["message"]) == ("error", "acme", "é ****")
     assert CANARY not in line["traceback"]
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise KeyError("no words")
+
+
+def test_a_format_that_does_not_fit_is_told_with_its_values_and_raises_nothing(stream: io.StringIO) -> None:
+    logs.configure(secrets=[Secret(CANARY)], stream=stream)
+    log = logging.getLogger("acme")
+    log.info("caller %d", "x" + CANARY)
+    log.info("%s and %s", 7)
+    log.info("%(name)s", 7)
+    log.info("%s", Unspeakable())
+    log.info(Unspeakable())
+    first, second, third, *rest = (line.partition("info    ")[2] for line in stream.getvalue().splitlines())
+    assert first == "caller %d ('x****',)"
+    assert second == "%s and %s (7,)"
+    assert third == "%(name)s (7,)"
+    assert len(rest) == 2
+    assert all(line.startswith(f"a line that cannot be written, of {__file__}:") for line in rest)
