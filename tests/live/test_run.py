@@ -626,6 +626,17 @@ async def test_changed_modules_beside_a_handler_are_loaded_and_a_fault_is_told_o
         await run.forced()
 
 
+async def test_a_handler_file_that_configures_logging_silences_nobody(pbx: Pbx) -> None:
+    silences = "import logging.config\nlogging.config.dictConfig({'version': 1})\n"
+    write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=silences + WAITS, beta=SAYS_BYE)
+    async with running(pbx) as run:
+        write_file(pbx, "beta", "1 / 0\n")
+        await run.says("ZeroDivisionError")
+        assert "the handler of beta cannot be loaded" in run.log
+        run.process.terminate()
+        await run.ends(7)
+
+
 async def test_what_needs_a_restart_is_told_once(pbx: Pbx) -> None:
     write(pbx, document(acme="acme.py:app"), acme=SAYS_BYE)
     async with running(pbx) as run:

@@ -12,10 +12,11 @@ from typing import Final, TextIO
 from voxtractl.runtime.app import CALL, TENANT
 from voxtractl.settings import Secret
 
-__all__ = ["configure"]
+__all__ = ["configure", "keep"]
 
 STARS: Final = "****"
 SHORTEST: Final = 4  # a shorter secret would turn ordinary words into stars
+_ours: tuple[logging.Handler, int] | None = None  # of the whole process, and its level
 
 
 class _Redact(logging.Filter):
@@ -84,9 +85,29 @@ def configure(
     stream: TextIO | None = None,
 ) -> None:
     """Send the whole process's log to ``stream`` (stderr), at INFO, with ``verbose`` at DEBUG."""
+    global _ours
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(_Redact(secrets))
     handler.setFormatter(_Json() if as_json else _Text())
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
+    _ours = handler, logging.DEBUG if verbose else logging.INFO
+    keep()
     for noisy in ("asyncio", "aiohttp.access", "aiohttp.server"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def keep() -> None:
+    """Make the log again what ``configure`` made it. A handler file that configures logging does so for every
+    tenant: ``dictConfig`` silences all loggers there are, ``basicConfig(force=True)`` takes the stars away.
+
+    Loggers of its own may have what handlers and levels they like; the root's are ours.
+    """
+    if _ours is None:
+        return
+    root = logging.getLogger()
+    handler, level = _ours
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    logging.disable(logging.NOTSET)
+    for logger in (root, *list(root.manager.loggerDict.values())):
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False

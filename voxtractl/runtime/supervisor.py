@@ -38,6 +38,7 @@ from voxtractl.model import document
 from voxtractl.model.fleet import Fleet
 from voxtractl.model.node import Node
 from voxtractl.model.tenant import Tenant
+from voxtractl.runtime import logs
 from voxtractl.runtime.app import VoxtraApp
 from voxtractl.runtime.event_loop import new_tenant_loop
 from voxtractl.runtime.hub import MOVED, Hub
@@ -450,8 +451,11 @@ class Supervisor:
             if not work.done():
                 log.warning("the handler of %s is slow to load, at %s", slug, code.standing())
             async with asyncio.timeout(LOAD_TIMEOUT):
-                app = await work
-                await self._start_up(tenant, app)
+                try:
+                    app = await work
+                    await self._start_up(tenant, app)
+                finally:
+                    logs.keep()
         except TimeoutError:
             fault = HandlerFault(
                 f"the handler of {slug} was not ready within {LOAD_TIMEOUT:.0f} s",
@@ -652,6 +656,7 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """Tell which tenant's handler blocks its loop, and where; once for each time."""
+        logs.keep()
         loops = {*self._loops.values(), *self._at.values()}
         self._blocked &= loops
         for loop in loops:

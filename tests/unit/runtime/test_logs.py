@@ -3,7 +3,8 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
+import logging.config
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,10 +16,11 @@ CANARY = "canary-9c41"
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
+def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     yield io.StringIO()
+    monkeypatch.setattr(logs, "_ours", None)
     root.handlers[:] = before
     root.setLevel(level)
 
@@ -81,3 +83,27 @@ def test_a_format_that_does_not_fit_is_told_with_its_values_and_raises_nothing(s
     assert third == "%(name)s (7,)"
     assert len(rest) == 2
     assert all(line.startswith(f"a line that cannot be written, of {__file__}:") for line in rest)
+
+
+@pytest.mark.parametrize(
+    "configures",
+    [
+        lambda: logging.config.dictConfig({"version": 1}),
+        lambda: logging.config.dictConfig({"version": 1, "root": {"level": "ERROR", "handlers": []}}),
+        lambda: logging.basicConfig(level=logging.ERROR, force=True),
+        lambda: logging.disable(),
+        lambda: logging.getLogger().addHandler(logging.StreamHandler()),
+    ],
+)
+def test_a_handler_file_that_configures_logging_changes_no_other_tenants_log(
+    stream: io.StringIO, configures: Callable[[], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(secrets=[Secret(CANARY)], stream=stream)
+    log, own = logging.getLogger("voxtractl.some"), logging.getLogger("acme.own")
+    own.setLevel(logging.ERROR)
+    configures()
+    logs.keep()
+    log.info("hello %s", CANARY)
+    own.info("not told")
+    assert stream.getvalue().endswith("info    hello ****\n")
+    assert capsys.readouterr().err == ""  # nor is it told twice
