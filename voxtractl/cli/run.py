@@ -94,7 +94,9 @@ def run(
             sinks=sinks,
             timeout=min(settings.timeout, 30.0),
         )
-        logs.configure(as_json=log_json, verbose=settings.verbose, secrets=supervisor.secrets())
+        supervisor.keep_log = logs.configure(
+            as_json=log_json, verbose=settings.verbose, secrets=supervisor.secrets()
+        )
         if counters is not None:
             counters.supervisor = supervisor
         calls = [0]

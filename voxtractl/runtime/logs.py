@@ -4,19 +4,19 @@ object a line."""
 import json
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, TextIO
 
 from voxtractl.runtime.app import CALL, TENANT
 from voxtractl.settings import Secret
 
-__all__ = ["configure", "keep"]
+__all__ = ["configure"]
 
 STARS: Final = "****"
 SHORTEST: Final = 4  # a shorter secret would turn ordinary words into stars
-_ours: tuple[logging.Handler, int] | None = None  # of the whole process, and its level
 
 
 class _Redact(logging.Filter):
@@ -83,28 +83,25 @@ def configure(
     verbose: bool = False,
     secrets: Iterable[Secret] = (),
     stream: TextIO | None = None,
-) -> None:
-    """Send the whole process's log to ``stream`` (stderr), at INFO, with ``verbose`` at DEBUG."""
-    global _ours
+) -> Callable[[], None]:
+    """Send the whole process's log to ``stream`` (stderr), at INFO, with ``verbose`` at DEBUG.
+
+    Returns what makes it so again. A handler file that configures logging does so for every tenant:
+    ``dictConfig`` silences all loggers there are, ``basicConfig(force=True)`` takes the stars away.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(_Redact(secrets))
     handler.setFormatter(_Json() if as_json else _Text())
-    _ours = handler, logging.DEBUG if verbose else logging.INFO
+    keep = partial(_keep, handler, logging.DEBUG if verbose else logging.INFO)
     keep()
     for noisy in ("asyncio", "aiohttp.access", "aiohttp.server"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    return keep
 
 
-def keep() -> None:
-    """Make the log again what ``configure`` made it. A handler file that configures logging does so for every
-    tenant: ``dictConfig`` silences all loggers there are, ``basicConfig(force=True)`` takes the stars away.
-
-    Loggers of its own may have what handlers and levels they like; the root's are ours.
-    """
-    if _ours is None:
-        return
+def _keep(handler: logging.Handler, level: int) -> None:
+    """Loggers of a tenant's own may have what handlers and levels they like; the root's are ours."""
     root = logging.getLogger()
-    handler, level = _ours
     root.handlers[:] = [handler]
     root.setLevel(level)
     logging.disable(logging.NOTSET)

@@ -38,7 +38,6 @@ from voxtractl.model import document
 from voxtractl.model.fleet import Fleet
 from voxtractl.model.node import Node
 from voxtractl.model.tenant import Tenant
-from voxtractl.runtime import logs
 from voxtractl.runtime.app import VoxtraApp
 from voxtractl.runtime.event_loop import new_tenant_loop
 from voxtractl.runtime.hub import MOVED, Hub
@@ -156,6 +155,7 @@ class Supervisor:
         self.config = config
         self.worker = worker
         self.hubs: dict[str, Hub] = {}
+        self.keep_log: Callable[[], None] = lambda: None  # after a handler file may have changed it
         self.served: dict[str, _Served] = {}
         self.faults: dict[str, HandlerFault] = {}
         self.loading: set[str] = set()  # tenants whose handlers are not ready yet
@@ -455,7 +455,7 @@ class Supervisor:
                     app = await work
                     await self._start_up(tenant, app)
                 finally:
-                    logs.keep()
+                    self.keep_log()
         except TimeoutError:
             fault = HandlerFault(
                 f"the handler of {slug} was not ready within {LOAD_TIMEOUT:.0f} s",
@@ -656,7 +656,7 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """Tell which tenant's handler blocks its loop, and where; once for each time."""
-        logs.keep()
+        self.keep_log()
         loops = {*self._loops.values(), *self._at.values()}
         self._blocked &= loops
         for loop in loops:

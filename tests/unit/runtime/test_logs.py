@@ -16,11 +16,10 @@ CANARY = "canary-9c41"
 
 
 @pytest.fixture
-def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     yield io.StringIO()
-    monkeypatch.setattr(logs, "_ours", None)
     root.handlers[:] = before
     root.setLevel(level)
 
@@ -98,11 +97,11 @@ def test_a_format_that_does_not_fit_is_told_with_its_values_and_raises_nothing(s
 def test_a_handler_file_that_configures_logging_changes_no_other_tenants_log(
     stream: io.StringIO, configures: Callable[[], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.configure(secrets=[Secret(CANARY)], stream=stream)
+    keep = logs.configure(secrets=[Secret(CANARY)], stream=stream)
     log, own = logging.getLogger("voxtractl.some"), logging.getLogger("acme.own")
     own.setLevel(logging.ERROR)
     configures()
-    logs.keep()
+    keep()
     log.info("hello %s", CANARY)
     own.info("not told")
     assert stream.getvalue().endswith("info    hello ****\n")
