@@ -494,7 +494,7 @@ class Hub:
                 return await self.ari.ask(request)
             except AriError as exc:
                 log.warning("%s %s: %s", request.method, request.path, exc)
-            if self._stopped or not self.connected:
+            if self._stopped or not self._hears:
                 return None
             await asyncio.sleep(pause)
         return None
