@@ -16,6 +16,7 @@ and ends the buffering (src/channels/chan_websocket.c, handle_command).
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from voxtractl.audio.leg import BACKLOG, KEEP, Leg
@@ -110,6 +111,8 @@ def _event(text: str) -> dict[str, Any] | None:
         event = json.loads(text)
     except ValueError:
         return None
+    except RecursionError:
+        raise RemoteProtocolError("the media websocket sends JSON that is nested too deep") from None
     return event if isinstance(event, dict) else None
 
 
@@ -131,6 +134,8 @@ class WebsocketLeg(Leg):
         super().__init__(rate, backlog=min(backlog, BACKLOG_MAX), keep=keep)
         self._socket = socket
         self._session = session
+        connection = socket._conn  # aiohttp itself only closes, and waits for what is not written yet
+        self._transport = connection.transport if connection is not None else None
         self._writing = asyncio.Lock()
         self._paused = False  # by MEDIA_XOFF
         self._silent_at = 0.0  # when Asterisk will have played all it has, by loop.time()
@@ -158,10 +163,8 @@ class WebsocketLeg(Leg):
     async def close(self) -> None:
         self._end("ours")
         await self._flushed()
-        await self._socket.close()
+        await self._part()
         await asyncio.wait((self._listening,))
-        if self._session is not None:
-            await self._session.close()
 
     # --- to Asterisk --------------------------------------------------------------------------------------
 
@@ -182,11 +185,11 @@ class WebsocketLeg(Leg):
             self._sender = None
 
     async def _put(self, pcm: bytes) -> None:
-        await self._flushed()
-        if not self._buffering:
-            await self._command("START_MEDIA_BUFFERING")
-            self._buffering = True
         turn = self._turn
+        await self._flushed()
+        if not self._buffering and turn == self._turn:
+            self._buffering = True  # before a clear() that comes meanwhile, which ends it
+            await self._command("START_MEDIA_BUFFERING")
         for at in range(0, len(pcm), MESSAGE_MAX):
             part = pcm[at : at + MESSAGE_MAX]
             async with self._writing:
@@ -217,10 +220,18 @@ class WebsocketLeg(Leg):
             await self._write(self._socket.send_str, json.dumps({"command": command, **more}))
 
     async def _write(self, send: Any, message: bytes | str) -> None:
+        """Returns when it is written or the leg has ended: a peer that does not read holds up nobody."""
+        if self.why is not None:
+            return
+        writing = asyncio.ensure_future(send(message))
         try:
-            await send(message)
+            await asyncio.wait((writing, self._ended), return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                await writing
         except ConnectionError as exc:
             self._end(f"error: {exc}")
+        finally:
+            writing.cancel()
 
     # --- from Asterisk ------------------------------------------------------------------------------------
 
@@ -237,13 +248,26 @@ class WebsocketLeg(Leg):
                 elif message.type is WSMsgType.TEXT:
                     self._told(message.data)
                 else:
-                    why = "hangup" if message.type is WSMsgType.CLOSE else why
+                    if message.type is WSMsgType.ERROR:
+                        why = f"error: {message.data}"
+                    elif message.type is WSMsgType.CLOSE:
+                        why = "hangup"
                     break
+        except RemoteProtocolError as exc:
+            why = f"error: {exc}"
         finally:
             self._end(why)
-            await self._socket.close()
+            await self._part()
             if self._session is not None:
                 await self._session.close()
+
+    async def _part(self) -> None:
+        """Say farewell; a peer that does not read is cut off."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await self._socket.close()
+        if self._transport is not None:
+            self._transport.abort()
 
     def _told(self, text: str) -> None:
         event = _event(text) or {}

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 
 from voxtractl.audio import mediasocket
 from voxtractl.audio.mediasocket import WebsocketLeg, connect
-from voxtractl.errors import MediaFailed, RemoteProtocolError
+from voxtractl.errors import CallEnded, MediaFailed, RemoteProtocolError
 
 START = {"event": "MEDIA_START", "format": "slin", "optimal_frame_size": 320, "ptime": 20}
 Script = Callable[[web.WebSocketResponse], Awaitable[None]]
@@ -127,6 +127,83 @@ async def test_a_connection_that_breaks_is_eof() -> None:
 
     async with asterisk(script) as url, await connect(url, "c-1", rate=8000) as leg:
         assert await leg.wait_closed() == "eof"
+
+
+@pytest.mark.parametrize("before", ["", "clear"])
+async def test_a_peer_that_stops_reading_holds_up_neither_send_nor_close(
+    before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mediasocket, "GOODBYE_SECONDS", 0.1)
+    over = asyncio.Event()
+
+    async def script(socket: web.WebSocketResponse) -> None:
+        await socket.send_json(START)
+        assert socket._req is not None
+        transport = cast("asyncio.Transport", socket._req.transport)
+        transport.pause_reading()
+        await over.wait()
+        transport.abort()
+
+    async def speak(leg: WebsocketLeg) -> None:
+        while True:
+            await leg.send(bytes(16000))
+
+    async with asterisk(script) as url:
+        leg = await connect(url, "c-1", rate=8000)
+        speaking = asyncio.create_task(speak(leg))
+        sent = -1
+        while sent != leg.counters.sent or not leg._writing.locked():
+            sent = leg.counters.sent
+            leg._silent_at = 0  # as if it had been played
+            leg._wake_sender()
+            await asyncio.sleep(0.001)
+        if before == "clear":
+            leg.clear()
+        assert leg._transport is not None
+        async with asyncio.timeout(5):
+            await leg.close()
+            with pytest.raises(CallEnded):
+                await speaking
+        assert leg._transport.is_closing()
+        assert leg.why == "ours"
+        over.set()
+
+
+async def test_a_sound_that_is_cleared_before_it_is_sent_is_not_heard() -> None:
+    said: list[Any] = []
+
+    async def script(socket: web.WebSocketResponse) -> None:
+        await socket.send_json(START)
+        said.extend(await all_commands(socket))
+
+    async with asterisk(script) as url, await connect(url, "c-1", rate=8000) as leg:
+        await leg.send(bytes(8000))
+        leg.clear()
+        cleared = asyncio.create_task(leg.send(bytes(320)))
+        await asyncio.sleep(0)  # it has begun, and waits until Asterisk was told to forget
+        leg.clear()
+        await cleared
+        await leg.send(bytes(642))
+        await leg.close()
+    names = [each["command"] if isinstance(each, dict) else each for each in said]
+    assert names == ["START_MEDIA_BUFFERING", 8000, "FLUSH_MEDIA", "START_MEDIA_BUFFERING", 642]
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        ("[" * 200_000, "error: the media websocket sends JSON that is nested too deep"),
+        (b"x" * 2**23, "error: "),
+    ],
+)
+async def test_what_cannot_be_read_is_an_error_of_the_leg(sent: str | bytes, why: str) -> None:
+    async def script(socket: web.WebSocketResponse) -> None:
+        await socket.send_json(START)
+        await (socket.send_str(sent) if isinstance(sent, str) else socket.send_bytes(sent))
+        await all_commands(socket)
+
+    async with asterisk(script) as url, await connect(url, "c-1", rate=8000) as leg:
+        assert (await leg.wait_closed()).startswith(why)
 
 
 async def test_a_session_of_the_caller_stays_open() -> None:
