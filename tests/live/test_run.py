@@ -765,19 +765,44 @@ async def test_while_a_handler_blocks_calls_take_the_fallback_and_repaired_code_
     write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=blocks, beta=WAITS)
     await pushed(pbx)
     async with running(pbx) as run:
-        pbx.call(ACME)
+        first = pbx.call(ACME)
+        await until(lambda: run.of("call_answered"))
+        early = pbx.call(ACME)  # before it is known
+        await until(lambda: len(run.of("call_started")) == 2)
         await run.says("tenant acme: its handler blocks its event loop, at ")
         late = pbx.call(ACME)  # the dialplan's own fallback
-        await until(lambda: not late.up)
-        assert len(run.of("call_started")) == 1
+        await until(lambda: not early.up and not late.up)
+        assert first.up
+        await until(lambda: run.of("call_ended"))
+        assert len(run.of("call_started")) == 2
         write_file(pbx, "acme", SAYS_BYE)
         await run.says("1 changed")
         pbx.call(ACME)
-        await until(lambda: [end["ended_by"] for end in run.of("call_ended")] == ["handler"])
+        await until(lambda: [end["ended_by"] for end in run.of("call_ended")][1:] == ["handler"])
         write_file(pbx, "beta", SAYS_BYE)
         await until(lambda: run.log.count("1 changed") == 2, most=4)  # no look waits for what blocks
         await run.forced()
         await pbx.empty()
+
+
+async def test_a_call_that_took_the_fallback_is_not_begun_when_its_loop_turns_again(pbx: Pbx) -> None:
+    blocks = WAITS.replace(
+        "await call.listen_dtmf(timeout=60)",
+        "print('begun', flush=True)\n    import time\n    time.sleep(6)",
+    )
+    write(pbx, document(acme="acme.py:app"), acme=blocks)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        pbx.call(ACME)
+        await until(lambda: run.of("call_answered"))
+        pbx.call(ACME)
+        await run.says("took the fallback: its handler came too late")
+        await until(lambda: len(run.of("call_ended")) == 2)
+        assert run.log.count("begun") == 1
+        await asyncio.sleep(2)  # it turns again, and that is seen within a second
+        pbx.call(ACME)
+        await until(lambda: run.log.count("begun") == 2)
+        await run.forced()
 
 
 async def test_a_thread_of_a_handler_does_not_hold_the_end(pbx: Pbx) -> None:

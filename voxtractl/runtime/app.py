@@ -421,6 +421,10 @@ class VoxtraApp:
         """The one place where foreign code runs: whatever it raises is this call's end and nobody else's."""
         TENANT.set(self.tenant)
         CALL.set(call.id)
+        if not call.claim():
+            call.attended = False
+            log.warning("the call to %s took the fallback: its handler came too late", call.called_number)
+            return
         try:
             await handler(call)
         except CallEnded as exc:

@@ -700,6 +700,13 @@ class Hub:
                 session.called_number = answer.body["value"]
             session.post(taker.take, session)
 
+    def give_back(self, taker: Taker) -> None:
+        """Calls in that its handlers have not begun with take the fallback: its loop does not turn."""
+        for session in list(self.sessions.values()):
+            if session.came_to(taker) and session.claim():
+                self._feed(session.id, lifecycle.Continue())
+                self._spawn(self._to_fallback(session.id, taker.tenant))
+
     async def _hand_on(self, place: Place, slug: str | None) -> None:
         """A call we take no more: another worker gets it as it came, else the fallback."""
         others = self.elsewhere(place.app)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from enum import StrEnum
 from functools import partial
-from threading import Thread
+from threading import Lock, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, cast
 from uuid import uuid4
@@ -159,6 +159,7 @@ class CallSession:
         self.caller_name: str = caller.get("name", "")
         self.called_number = _called(channel, self.args)
         self._is_gone = False
+        self._claim = Lock()
         self.untouched = True  # no command was given to the channel yet
         self._doing: CallState | None = None  # more than ringing or answered
         self._waits: dict[str, tuple[asyncio.Future[Any], str]] = {}
@@ -1085,6 +1086,7 @@ class CallSession:
         if self.attended is False:
             self.args = tuple(args)
             self.called_number = _called(channel, self.args)
+            self._claim = Lock()
             self._taker.take(self)
 
     def gone(self) -> None:
@@ -1153,6 +1155,14 @@ class CallSession:
     def refuse(self, reason: str, *, by: EndedBy = EndedBy.HANDLER) -> None:
         """End the call without waiting for it; for the app."""
         self._tell(lifecycle.HangUp(by, reason))
+
+    def claim(self) -> bool:
+        """The first who asks has the call: its handler, or the hub that gives it back. From any thread."""
+        return self._claim.acquire(blocking=False)
+
+    def came_to(self, taker: "Taker") -> bool:
+        """A call in, for this taker."""
+        return self._taker is taker and self.direction is Direction.INBOUND
 
     def finish(self) -> None:
         """The handler is done with the call; for the app."""

@@ -668,6 +668,9 @@ class Supervisor:
                 log.error("%s: its handler blocks its event loop, at %s", loop.name, loop.where())
         for app, loop in self._at.items():
             app.blocked = loop in self._blocked
+            if app.blocked:
+                for hub in self.hubs.values():
+                    hub.give_back(app)
 
     # --- workers ----------------------------------------------------------------------------------------
 
