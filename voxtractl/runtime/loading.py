@@ -31,6 +31,7 @@ from typing import Any, Final, NamedTuple
 
 from voxtractl.errors import HandlerFault
 from voxtractl.runtime.app import LOADING, VoxtraApp
+from voxtractl.runtime.wording import told
 
 __all__ = ["Code"]
 
@@ -99,8 +100,7 @@ class Code:
             self.watch(self._folder)
             exc.__traceback__ = self._from_its_file(exc.__traceback__)
             raise HandlerFault(
-                f"the handler of {self.tenant} cannot be loaded:"
-                f" {type(exc).__name__}: {str(exc).replace(f'{self.package}.', '')}",
+                f"the handler of {self.tenant} cannot be loaded: {told(exc).replace(f'{self.package}.', '')}",
                 tenant=self.tenant,
                 where=self._line(exc),
                 hint=f"python {self.place}" if self.file else None,

@@ -35,6 +35,7 @@ from voxtractl.errors import (
 from voxtractl.runtime import lifecycle
 from voxtractl.runtime.digits import Collected, Collector, TypeAhead
 from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
+from voxtractl.runtime.wording import told
 
 if TYPE_CHECKING:
     from voxtractl.audio.leg import Leg
@@ -1171,10 +1172,10 @@ class CallSession:
 
     def fail(self, error: BaseException) -> None:
         """The handler raised; for the app."""
-        told = f"{type(error).__name__}: {error}"
+        words = told(error)
         self.attended = False
-        self._hub.journal.write("handler_failed", self.told, error=told)
-        self._tell(lifecycle.HandlerRaised(told, self._visits))
+        self._hub.journal.write("handler_failed", self.told, error=words)
+        self._tell(lifecycle.HandlerRaised(words, self._visits))
 
     def expect_up(self) -> "asyncio.Future[Ended | None]":
         """Done with None when an originated call is answered, with its end when it was not; for the app."""

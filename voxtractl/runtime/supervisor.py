@@ -44,6 +44,7 @@ from voxtractl.runtime.hub import MOVED, Hub
 from voxtractl.runtime.journal import Journal, Sink
 from voxtractl.runtime.loading import Code
 from voxtractl.runtime.usage import Usage
+from voxtractl.runtime.wording import told
 from voxtractl.settings import Secret, SecretRef
 
 __all__ = ["Supervisor", "Worker"]
@@ -779,7 +780,7 @@ async def _started(app: VoxtraApp, tenant: Tenant) -> None:
         raise
     except BaseException as exc:
         raise HandlerFault(
-            f"a startup hook of {tenant.slug} failed: {type(exc).__name__}: {exc}",
+            f"a startup hook of {tenant.slug} failed: {told(exc)}",
             tenant=tenant.slug,
             where=tenant.handler,
         ) from exc

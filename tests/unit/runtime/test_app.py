@@ -61,6 +61,22 @@ async def test_whatever_a_handler_raises_fails_its_call(error: BaseException) ->
     assert hub.signals == [lifecycle.HandlerRaised(told, 1)]
 
 
+async def test_an_error_that_cannot_be_told_fails_its_call(caplog: pytest.LogCaptureFixture) -> None:
+    class Dumb(Exception):
+        def __str__(self) -> str:
+            raise self
+
+    app = VoxtraApp()
+
+    @app.default()
+    async def handler(call: CallSession) -> None:
+        raise Dumb
+
+    _, hub = taken(app)
+    await app.settle()
+    assert hub.signals == [lifecycle.HandlerRaised("Dumb: it cannot be told")]
+
+
 async def test_a_handler_that_is_cancelled_is_none_that_failed() -> None:
     app = VoxtraApp()
 

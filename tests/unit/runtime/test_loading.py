@@ -225,6 +225,7 @@ def test_a_file_of_the_peer_library_runs_unchanged_and_its_run_returns(tmp_path:
         ("\nimport lib.broken\n", "SyntaxError", "broken.py:2"),
         ("\nimport lib.wrong\n", "ZeroDivisionError", "wrong.py:1"),
         ("\nraise SystemExit(3)\n", "SystemExit", "bad.py:2"),
+        ("class E(Exception):\n    __str__ = None\nraise E\n", "E: it cannot be told", "bad.py:3"),
         ("def __getattr__(name):\n    raise SystemExit(name)\n", "SystemExit", "bad.py:2"),
         ("\nfrom voxtra import Flow\n", r"has no voxtra\.Flow; docs/handlers\.md", "bad.py:2"),
         ("\nimport voxtra.audio\nvoxtra.audio.mix\n", r"has no voxtra\.audio\.mix", "bad.py:3"),
