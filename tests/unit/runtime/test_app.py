@@ -74,7 +74,7 @@ async def test_an_error_that_cannot_be_told_fails_its_call(caplog: pytest.LogCap
 
     _, hub = taken(app)
     await app.settle()
-    assert hub.signals == [lifecycle.HandlerRaised("Dumb: it cannot be told")]
+    assert hub.signals == [lifecycle.HandlerRaised("Dumb: it cannot be told", 1)]
 
 
 async def test_a_handler_that_is_cancelled_is_none_that_failed() -> None:
