@@ -2,13 +2,14 @@
 `voxtractl.runtime`.
 
 SIGTERM and Ctrl-C drain: new calls take the dialplan's fallback, running ones get --drain seconds. A second
-signal ends them at once. SIGHUP reads the document again, as a changed file does by itself, and opens the
-file of --events anew.
+signal ends them at once; while it starts, the first. SIGHUP reads the document again, as a changed file does
+by itself, and opens the file of --events anew; while it starts, when it has started.
 """
 
 import errno
 import logging
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext, redirect_stdout, suppress
@@ -78,6 +79,8 @@ def run(
         raise UsageFault(f"--drain {drain}: calls need an end", hint="give a number of seconds")
     _raise_open_files()
     with ExitStack() as stack:
+        # Until the event loop is there: the document is read after that anyway, and a hangup would kill us.
+        stack.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))
         lines = _lines(events, stack) if events else None
         sinks: list[Sink] = [lines] if lines else []
         counters = None
@@ -158,7 +161,6 @@ async def _serve(
 ) -> None:
     """Serve until told to stop; every ending of the runtime passes through here."""
     import asyncio
-    import signal
 
     loop = asyncio.get_running_loop()
     told, forced = asyncio.Event(), asyncio.Event()

@@ -77,7 +77,7 @@ async def test_a_sighup_while_it_starts_is_done_when_it_has_started() -> None:
     supervisor.may_start.set()
     await until(lambda: "reclaim" in supervisor.asked)
     os.kill(os.getpid(), signal.SIGTERM)
-    await serves
+    await asyncio.wait_for(serves, 5)
     assert supervisor.asked == ["start", "started", "reload", "reclaim", "close"]
 
 
@@ -109,7 +109,7 @@ async def test_nothing_is_taken_when_somebody_else_has_the_port() -> None:
         closing(socket.create_server(("127.0.0.1", 0))) as taken,
         pytest.raises(UsageFault, match="cannot be opened"),
     ):
-        await serving(supervisor, taken.getsockname()[1])
+        await asyncio.wait_for(serving(supervisor, taken.getsockname()[1]), 5)
     assert supervisor.asked == ["close"]
 
 
@@ -171,3 +171,14 @@ def test_events_go_on_in_the_folder_where_it_was_started(
     with ExitStack() as stack:
         lines = run._lines("events", stack)
         assert lines.place == str(tmp_path / "events")
+
+
+def test_a_sighup_before_anything_is_read_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    found: list[object] = []
+    monkeypatch.setattr(run, "_lines", lambda *_: found.append(signal.getsignal(signal.SIGHUP)))
+    assert entry.run([*no_node(tmp_path), "run", "--events", "-"]) != 0
+    assert found == [signal.SIG_IGN]
+    assert signal.getsignal(signal.SIGHUP) is before
