@@ -266,7 +266,11 @@ class Hub:
         free = {app for app, answer in zip(apps, answers, strict=True) if force or answer.status == 404}
         if free:
             self.taken -= free
-            await self.register()
+            try:
+                await self.register()
+            except AriError:  # the next time
+                self.taken |= free - self._registered
+                raise
             if self.failed is None or self.failed.done():  # all were taken
                 self.failed = self.loop.create_future()
             await self._resync(adopting=True)

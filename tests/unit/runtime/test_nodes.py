@@ -30,6 +30,10 @@ def away() -> AriUnreachable:
     return AriUnreachable("it does not answer", method="GET", path="/events")
 
 
+def refused() -> AriAuthFailed:
+    return AriAuthFailed("refused", method="GET", path="/events", status=401)
+
+
 class Stream:
     """A websocket of `Asterisk`; connected as long as that is there."""
 
@@ -82,10 +86,10 @@ class Asterisk:
 
     def refuses(self) -> None:
         """From now on it does not let us in."""
-        self.error = AriAuthFailed("wrong password", method="GET", path="/events", status=401)
+        self.error = refused()
         for stream in self.streams:
             stream.failure = self.error
-            stream.more["on_down"]("wrong password")
+            stream.more["on_down"]("refused")
 
     def stream(self, apps: Sequence[str], **more: Any) -> Stream:
         return Stream(self, apps, more)
@@ -198,7 +202,7 @@ async def test_a_node_that_refuses_new_apps_is_not_asked_again_and_again(
     runs = Supervisor(fleet.config)
     await runs.start()
     try:
-        fleet.asterisks["two"].error = AriAuthFailed("refused", method="GET", path="/events", status=401)
+        fleet.asterisks["two"].error = refused()
         fleet.write(acme=ON.format("one"), beta=ON.format("two"))
         await until(lambda: "two: its new apps are not served: refused" in caplog.text)
         await asyncio.sleep(0.1)
@@ -215,17 +219,19 @@ async def test_two_who_register_at_once_take_an_app_once() -> None:
     await hub.stop()
 
 
+@pytest.mark.parametrize(("error", "patience"), [(away(), 0.1), (refused(), 60.0)])
 async def test_no_app_is_taken_before_every_node_has_answered(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, error: AriError, patience: float
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "REACH", 0.1)
+    """One that is away may be on its way; one that refuses us is not asked again."""
+    monkeypatch.setattr(supervisor_module, "REACH", patience)
     monkeypatch.setattr(supervisor_module, "REACH_AGAIN", 0.01)
     fleet.write(acme=SERVED)
     runs = Supervisor(fleet.config)
     one, two = fleet.ari("http://one"), fleet.ari("http://two")
-    two.error = away()
-    with pytest.raises(AriUnreachable):
-        await runs.start()
+    two.error = error
+    with pytest.raises(type(error)):
+        await asyncio.wait_for(runs.start(), 10)
     await runs.close()
     assert (one.streams, two.streams) == ([], [])
 
@@ -500,3 +506,19 @@ async def test_code_that_goes_on_after_a_fault_is_told_and_counts_as_served(
         assert runs.sentence() == "serving 1 of 1 tenants on one, two"
     finally:
         await runs.close()
+
+
+async def test_an_app_that_cannot_be_taken_back_now_is_taken_back_later() -> None:
+    asterisk = Asterisk()
+    hub = Hub(asterisk)  # type: ignore[arg-type]
+    hub.serve("voxtra-acme", Taker("nothing"))  # type: ignore[arg-type]
+    await hub.start()
+    await asterisk.streams.pop().close()
+    hub._on_taken("voxtra-acme")
+    asterisk.no_websocket = True
+    with pytest.raises(AriUnreachable):
+        await hub.reclaim(force=True)
+    asterisk.no_websocket = False
+    await hub.reclaim(force=True)
+    assert asterisk.apps == ["voxtra-acme"]
+    await hub.stop()
