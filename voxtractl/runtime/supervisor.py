@@ -604,7 +604,8 @@ class Supervisor:
 
     def _let_go(self, app: VoxtraApp) -> None:
         """The app runs no more."""
-        if (loop := self._at.pop(app, None)) is not None:
+        loop = self._at.pop(app, None)
+        if loop is not None and loop is not self._loops.get(app.tenant or ""):
             self._end_unused(loop)
 
     def _end_unused(self, loop: _Loop) -> None:
