@@ -48,13 +48,13 @@ class ARIClient:
     """Requests to one Asterisk; use as ``async with ARIClient(url, user, password) as ari``, or with ``open``
     and ``close``.
 
-    ``url`` is the base without ``/ari``. Raises AriUnreachable, AriAuthFailed, NotFound, Conflict,
-    BadRequest or AriError; ``where`` names the address, never the password. ``timeout`` is in seconds, of one
-    request, connecting included.
+    ``url`` is the base without ``/ari``; what is none raises UsageFault at once. Requests raise
+    AriUnreachable, AriAuthFailed, NotFound, Conflict, BadRequest or AriError; ``where`` names the address,
+    never the password. ``timeout`` is in seconds, of one request, connecting included.
     """
 
     def __init__(self, url: str, user: str, password: str | Secret, *, timeout: float = 30.0) -> None:
-        self.url = url.rstrip("/")
+        self.url = http.base_url(url)
         self._user = user
         self._password = password if isinstance(password, Secret) else Secret(password)
         self._timeout = timeout

@@ -12,14 +12,31 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 from voxtractl.ari.requests import Request
+from voxtractl.errors import UsageFault
 
-__all__ = ["AnswerReader", "Server", "request_bytes"]
+__all__ = ["AnswerReader", "Server", "base_url", "request_bytes"]
 
 HEAD_MAX: Final = 64 * 1024  # bytes of status line and headers
 BODY_MAX: Final = 64 * 1024 * 1024  # bytes of a body; a channel is 400 in the list of all
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?")
 _SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,8})(?=[\r; \t])")
 _NO_BODY: Final = frozenset({204, 304})
+
+
+def base_url(url: str) -> str:
+    """The URL of an Asterisk without its last slash. Raises UsageFault, which quotes no password."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # a port above 65535, half an IPv6 address
+        good = False
+    secret = "@" in url or "?" in url
+    if not good or secret or re.search(r"[^!-~]|#", url):
+        raise UsageFault(
+            f"{'what was given' if secret else repr(url)} is no URL of an Asterisk",
+            hint="http or https, host and port, such as http://127.0.0.1:8088; user and password stand apart",
+        )
+    return url.rstrip("/")
 
 
 class Server:

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxtractl.ari.client import ARIClient
 from voxtractl.ari.http import AnswerReader, Server, request_bytes
 from voxtractl.ari.requests import Request
+from voxtractl.errors import UsageFault
 
 # As Asterisk sent them.
 HEAD = (
@@ -208,3 +210,34 @@ def test_a_request_names_its_host_its_user_and_its_body() -> None:
 def test_a_url_is_a_server(url: str, host: str, port: int, tls: bool) -> None:
     server = Server(url, "a", "b")
     assert (server.host, server.port, server.tls, server.prefix) == (host, port, tls, "/ari")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8088",
+        "localhost",
+        "ftp://host",
+        "http://",
+        "http://:8088",
+        "http://host:99999",
+        "http://host:port",
+        "http://host:0",
+        "http://[::1",
+        "http://host/x y",
+        "http://host\r\nX-More: 1",
+        "http://host?key=SECRET",
+        "http://bob:SECRET@host",
+        "bob:SECRET@host",
+        "http://bob:SEC@RET@host:99999",
+    ],
+)
+async def test_what_is_no_url_is_told_at_once_and_without_a_password(url: str) -> None:
+    with pytest.raises(UsageFault, match="is no URL of an Asterisk") as told:
+        ARIClient(url, "user", "password")
+    assert "SEC" not in str(told.value)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8088/", "https://[::1]:8089/pbx", "http://pbx.example"])
+def test_a_url_loses_its_last_slash(url: str) -> None:
+    assert ARIClient(url, "user", "password").url == url.rstrip("/")
