@@ -99,6 +99,29 @@ async def silent(_: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
+async def trickling(request: web.Request) -> web.StreamResponse:
+    """Each byte in time, and a second of sound in hours."""
+    response = await begun(request)
+    for _ in range(1000):
+        await response.write(b"ab")
+        await asyncio.sleep(0.05)
+    return response
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    response = await begun(request)
+    while True:
+        await response.write(bytes(480_000))
+
+
+async def foul(request: web.Request) -> web.StreamResponse:
+    """What aiohttp quotes in its error."""
+    assert request.transport is not None
+    request.transport.write(f"HTTP/1.1 200 OK\r\nX-Key: {KEY}\0\r\n\r\n".encode())
+    request.transport.close()
+    return web.Response()
+
+
 async def begun(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "audio/pcm"})
     await response.prepare(request)
@@ -236,6 +259,7 @@ BAD_FOR_BOTH = {
     "redirect": (status(302, Location="http://127.0.0.1:1/"), "answered with status 302"),
     "silent": (silent, "answer"),
     "stuck": (stuck, "answer"),
+    "foul": (foul, "the connection failed"),
     "cut": (cut, "the connection failed (ClientPayloadError)"),
 }
 BAD_SOUND = {
@@ -246,6 +270,14 @@ BAD_SOUND = {
         "sent audio/mpeg instead of PCM or WAV",
     ),
     "an Ogg": (plain(b"OggS" + bytes(999), "application/octet-stream"), "instead of PCM or WAV"),
+    "a bare MP3": (
+        plain(b"\xff\xfb\x90\x64" + bytes(999), "application/octet-stream"),
+        "instead of PCM or WAV",
+    ),
+    "a bare page": (plain(b"\n<html>", "application/octet-stream"), "instead of PCM or WAV"),
+    "bare JSON": (plain(b'{"error": "no"}', "application/octet-stream"), "instead of PCM or WAV"),
+    "a problem": (plain(b'{"title": "no"}', "application/problem+json"), "sent application/problem+json"),
+    "a WAV cut short": (plain(wav(SOUND, 24000, size=len(SOUND) + 2), "audio/wav"), "a WAV that breaks off"),
     "nothing": (plain(b"", "audio/pcm"), "sent no sound"),
     "stereo": (
         plain(wav(SOUND, 24000, channels=2), "audio/wav"),
@@ -273,6 +305,8 @@ def must_say(error: SpeechUnavailable, url: str, sentence: str) -> None:
     told = "".join(traceback.format_exception(error)) + f"{error.hint} {error.details} {error!r}"
     assert KEY not in told
     assert TEXT not in told
+    assert error.__cause__ is None
+    assert error.__context__ is None  # aiohttp's error holds the request with its headers
 
 
 @pytest.mark.parametrize("case", [*BAD_FOR_BOTH, *BAD_SOUND])
@@ -284,6 +318,34 @@ async def test_a_prompt_that_fails_says_where_and_why(server: Server, case: str)
     must_say(told.value, f"{server.url}/audio/speech", sentence)
     server.answer = sound
     assert await all_of(provider) == SOUND  # the next one is well
+    await provider.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [(trickling, "takes more than 4 s for a second of sound"), (endless, "sent more than 2 s of sound")],
+)
+async def test_a_prompt_that_comes_too_slowly_or_never_ends_is_given_up(
+    server: Server, answer: Answer, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxtractl.runtime.speech.openai.LONGEST", 2)
+    server.answer = answer
+    provider = OpenAISpeech(server.url, model="m", voice="v", api_key=Secret(KEY), timeout=0.2)
+    with pytest.raises(SpeechUnavailable) as told:
+        await all_of(provider)
+    must_say(told.value, f"{server.url}/audio/speech", sentence)
+    await provider.close()
+
+
+async def test_a_prompt_that_is_played_slowly_is_no_fault_of_the_server(
+    server: Server,
+) -> None:
+    provider = OpenAISpeech(server.url, model="m", voice="v", timeout=0.1)
+    got = b""
+    async for pcm in provider.synthesize(TEXT):
+        got += pcm
+        await asyncio.sleep(0.05)
+    assert got == SOUND
     await provider.close()
 
 

@@ -10,8 +10,10 @@ key. Nothing is asked twice, because somebody is waiting on the line; redirects 
 key would be.
 """
 
+import asyncio
 import io
 import json
+import re
 import struct
 import wave
 from collections.abc import AsyncIterator
@@ -32,8 +34,15 @@ PCM_RATE: Final = 24000  # of response_format "pcm"
 ANSWER_MAX: Final = 1024 * 1024  # bytes of a transcription; a minute of speech is 1 kB
 HEAD_MAX: Final = 64 * 1024  # bytes of a WAV before its sound; most are 44
 PIECE: Final = 4800  # bytes read at once: 100 ms, so that the first sound comes early
-OTHER: Final = ("application/json", "text/", "audio/mp", "audio/ogg", "audio/opus", "audio/aac", "audio/flac")
-FOREIGN: Final = frozenset({b"OggS", b"fLaC", b"ID3\3", b"ID3\4"})  # first bytes of what is no PCM
+SLOWEST: Final = 4.0  # seconds we wait for a second of sound; a caller hears gaps from 1 on
+LONGEST: Final = 900  # seconds of one answer; the longest text OpenAI takes is 5 minutes
+OURS: Final = frozenset(
+    f"audio/{kind}" for kind in ("pcm", "x-pcm", "raw", "l16", "wav", "x-wav", "wave", "vnd.wave")
+)
+UNTYPED: Final = "application/octet-stream"
+FOREIGN: Final = re.compile(rb"OggS|fLaC|ID3[\2-\4]")  # first bytes of what is no PCM
+# And of an MP3, a page or JSON. Sound may begin so too, but seldom: with a bang.
+RATHER: Final = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|\s*(<[!?A-Za-z]|\{[\s\"}])")
 RIFF_PCM: Final = (1, 0xFFFE)  # WAVE_FORMAT_PCM and EXTENSIBLE
 
 _HINTS: Final = {
@@ -105,20 +114,24 @@ class OpenAISpeech:
         try:
             async with self._client().post(url, json=body, allow_redirects=False) as answer:
                 self._check(url, answer)
-                reader = _Sound(answer.content_type)
+                reader, pace = _Sound(answer.content_type), _Pace(self._timeout)
                 async for piece in answer.content.iter_chunked(PIECE):
                     pcm = reader.feed(piece)
+                    pace.came(len(pcm))
                     if pcm:
                         yield pcm
+                    pace.waits()
                 rest = reader.end()
                 if rest:
                     yield rest
+                return
         except _NotSound as exc:
-            self._fail(url, str(exc), exc)
-        except TimeoutError as exc:
-            self._fail(url, f"did not go on answering within {self._timeout:g} s", exc)
+            what = str(exc)
+        except TimeoutError:
+            what = f"did not go on answering within {self._timeout:g} s"
         except aiohttp.ClientError as exc:
-            self._fail(url, f"the connection failed ({type(exc).__name__})", exc)
+            what = f"the connection failed ({type(exc).__name__})"
+        self._fail(url, what)  # out here, where it has no context: the foreign error shows the key
 
     # --- understanding ------------------------------------------------------------------------------------
 
@@ -133,7 +146,7 @@ class OpenAISpeech:
         form.add_field("response_format", "json")
         if self._language:
             form.add_field("language", self._language)
-        body = bytearray()
+        body, what = bytearray(), ""
         times = aiohttp.ClientTimeout(total=self._timeout)
         try:
             async with self._client().post(url, data=form, timeout=times, allow_redirects=False) as answer:
@@ -142,10 +155,12 @@ class OpenAISpeech:
                     body += piece
                     if len(body) > ANSWER_MAX:
                         self._fail(url, f"answered with more than {ANSWER_MAX} bytes")
-        except TimeoutError as exc:
-            self._fail(url, f"did not answer within {self._timeout:g} s", exc)
+        except TimeoutError:
+            what = f"did not answer within {self._timeout:g} s"
         except aiohttp.ClientError as exc:
-            self._fail(url, f"the connection failed ({type(exc).__name__})", exc)
+            what = f"the connection failed ({type(exc).__name__})"
+        if what:
+            self._fail(url, what)  # out here, as above
         return self._words(url, body)
 
     def _words(self, url: str, body: bytes | bytearray) -> Transcript:
@@ -177,12 +192,12 @@ class OpenAISpeech:
         later = f"; it asks to wait {wait} s" if wait.isascii() and wait.isdigit() and len(wait) < 6 else ""
         self._fail(url, f"answered with status {answer.status}{later}", status=answer.status)
 
-    def _fail(self, url: str, what: str, cause: Exception | None = None, *, status: int = 0) -> NoReturn:
+    def _fail(self, url: str, what: str, *, status: int = 0) -> NoReturn:
         raise SpeechUnavailable(
             f"{url}: {what}",
             hint=_HINTS.get(status, "check that the server runs and what its log says"),
             details={"url": url, "status": status},
-        ) from cause
+        )
 
 
 def _wav(pcm: bytes, rate: int) -> bytes:
@@ -197,6 +212,29 @@ def _wav(pcm: bytes, rate: int) -> bytes:
 
 class _NotSound(Exception):
     """What the server sent is no sound we can play."""
+
+
+class _Pace:
+    """Whether sound comes in time, and ends; how slowly it is played is no fault of the server."""
+
+    def __init__(self, timeout: float) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._left = timeout  # seconds we go on waiting
+        self._sound = 0.0
+        self._since = self._clock()
+
+    def came(self, size: int) -> None:
+        seconds = size / (2 * PCM_RATE)
+        self._sound += seconds
+        self._left += SLOWEST * seconds - (self._clock() - self._since)
+        if self._left < 0:
+            raise _NotSound(f"takes more than {SLOWEST:.0f} s for a second of sound")
+        if self._sound > LONGEST:
+            raise _NotSound(f"sent more than {LONGEST} s of sound")
+
+    def waits(self) -> None:
+        """From now on."""
+        self._since = self._clock()
 
 
 class _Sound:
@@ -230,13 +268,18 @@ class _Sound:
             if self._head[:4] == b"RIFF"[: len(self._head)]:
                 raise _NotSound("sent a WAV without sound" if self._head else "sent no sound")
             return b""
+        if self._left > 0:
+            raise _NotSound("sent a WAV that breaks off")
         return self._resampler.flush()
 
     def _begin(self) -> tuple[int, int]:
         """The rate of the sound and where it begins; rate 0 as long as its head is not whole."""
         head = self._head
-        if head[:4] != b"RIFF"[: len(head)]:
-            if bytes(head[:4]) in FOREIGN or self._kind.startswith(OTHER):
+        if len(head) < 4:
+            return 0, 0
+        if head[:4] != b"RIFF":
+            untyped = self._kind == UNTYPED
+            if FOREIGN.match(head) or (RATHER.match(head) if untyped else self._kind not in OURS):
                 raise _NotSound(f"sent {self._kind} instead of PCM or WAV")
             return PCM_RATE, 0
         at, rate = 12, 0
@@ -245,8 +288,8 @@ class _Sound:
             if name == b"data":
                 if not rate:
                     raise _NotSound("sent a WAV that does not say its format")
-                # Who streams does not know the length yet and says 0 or the largest number.
-                self._left = size if 0 < size < 0x7FFFFFFF else -1
+                # Who streams does not know the length yet and says 0 or about the largest number.
+                self._left = size if 0 < size < 0x7FFF0000 else -1
                 return rate, at + 8
             if name == b"fmt " and len(head) >= at + 24:
                 kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", head, at + 8)
