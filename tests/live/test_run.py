@@ -633,8 +633,6 @@ async def test_a_handler_file_that_configures_logging_silences_nobody(pbx: Pbx) 
         write_file(pbx, "beta", "1 / 0\n")
         await run.says("ZeroDivisionError")
         assert "the handler of beta cannot be loaded" in run.log
-        run.process.terminate()
-        await run.ends(7)
 
 
 async def test_what_needs_a_restart_is_told_once(pbx: Pbx) -> None:
