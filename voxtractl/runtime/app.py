@@ -515,16 +515,16 @@ class VoxtraApp:
                 call=call.id,
                 hint=exc.hint or (NO_TRUNK if trunk else None),
             ) from exc
-        except RuntimeFault:
-            del self.calls[call.id]  # it was not begun
-            raise
         except TimeoutError:
             call.refuse("no_answer", by=EndedBy.LIMIT)
             raise OriginateFailed(
                 f"{endpoint} did not answer", disposition="no_answer", call=call.id
             ) from None
         except BaseException:
-            call.refuse("normal", by=EndedBy.HANDLER)
+            if call.id in hub.sessions:
+                call.refuse("normal", by=EndedBy.HANDLER)
+            else:  # it was not begun
+                self.calls.pop(call.id, None)
             raise
         if ended is None:
             return call
