@@ -174,10 +174,12 @@ class EventStream:
         if self._first is not None and not self._first.done():  # somebody else waits in start()
             self._first.set_exception(self._unreachable("the stream was closed before it was up"))
         run, self._run = self._run, None
-        if run is not None:
-            run.cancel()
-            await asyncio.wait([run])
-        self._ended.set()
+        try:
+            if run is not None:
+                run.cancel()
+                await asyncio.wait([run])  # ends this too when on_up closes the stream
+        finally:
+            self._ended.set()
 
     def fail(self, failure: AriAuthFailed) -> None:
         """End it for good, from its own loop: Asterisk asks no connection for its password again, and goes on
@@ -539,6 +541,8 @@ class _Connection(WSListener):
             transport.disconnect(graceful=False)
             return
         self.socket = transport
+        self._watching = asyncio.ensure_future(transport.wait_disconnected())
+        self._watching.add_done_callback(self._cut)
         self._opened(transport)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
@@ -560,10 +564,12 @@ class _Connection(WSListener):
         if not self.ended.done():
             self.ended.set_exception(failure)
 
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
+    def _cut(self, gone: "asyncio.Future[None]") -> None:
+        """It is gone, as picows tells it: with an exception when the other side broke the protocol."""
         self._parted.set()
+        fault = None if gone.cancelled() else gone.exception()
         if not self.ended.done():
-            self.ended.set_result("it was cut")
+            self.ended.set_result("it was cut" if fault is None else f"it is no websocket any more: {fault}")
 
     async def part(self) -> None:
         """Say farewell; a peer that does not listen is cut off."""

@@ -2,6 +2,7 @@
 The real one: tests/live/test_ari_stream.py."""
 
 import asyncio
+import gc
 import json
 from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -343,6 +344,35 @@ async def test_on_up_is_ended_by_the_next_loss() -> None:
 
     async with serving(scripted(short, until_told, mute)) as url, streaming(url, on_up=up):
         assert await ended.get() == "cancelled"
+
+
+async def test_on_up_may_close_the_stream() -> None:
+    async def short(socket: web.WebSocketResponse) -> None:
+        await socket.close()
+
+    async with serving(scripted(short, mute)) as url:
+        stream = EventStream(
+            url, "u", "p", ["app"], on_event=lambda event: None, on_up=lambda: stream.close(), backoff=SOON
+        )
+        await stream.start()
+        assert await asyncio.wait_for(stream.wait_failed(), 5) is None
+        assert stream.state is State.CLOSED
+
+
+@pytest.mark.parametrize("frame", [b"\x83\x00", b"\x81\x7f" + (2**40).to_bytes(8)])
+async def test_a_broken_protocol_is_told_as_such(frame: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def rude(socket: web.WebSocketResponse) -> None:
+        assert socket._req is not None
+        assert socket._req.transport is not None
+        socket._req.transport.write(frame)
+        await mute(socket)
+
+    async with serving(scripted(rude, mute)) as url, streaming(url) as (_, told):
+        why = await told.downs.get()
+        assert why.startswith("it is no websocket any more: ")
+        await told.ups.get()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_pings_of_the_other_side_are_answered() -> None:

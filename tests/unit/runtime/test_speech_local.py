@@ -162,6 +162,18 @@ async def test_a_recogniser_whose_process_dies_starts_another(recogniser: Pocket
     assert "morning" in await recogniser.transcribe(spoken(UNDERSTOOD[1]), 8000)
 
 
+async def test_a_recogniser_whose_idle_process_died_hears_the_next_caller(
+    recogniser: PocketsphinxRecognizer,
+) -> None:
+    await recogniser.ready()
+    process = recogniser._process
+    assert process is not None
+    process.kill()
+    await process.wait()
+    assert "morning" in await recogniser.transcribe(spoken(UNDERSTOOD[1]), 8000)
+    assert recogniser._process is not process
+
+
 async def test_a_caller_who_hangs_up_ends_the_work_for_them(recogniser: PocketsphinxRecognizer) -> None:
     await recogniser.ready()
     process = recogniser._process

@@ -166,6 +166,8 @@ class PocketsphinxRecognizer:
         answered = False
         try:
             async with asyncio.timeout(self._timeout):
+                if self._process is not None and self._process.returncode is not None:
+                    await self.close()  # it has died since
                 process = self._process or await self._start()
                 text = await self._answer(process, pcm) if pcm else ""
             answered = True
