@@ -48,13 +48,13 @@ class ARIClient:
     """Requests to one Asterisk; use as ``async with ARIClient(url, user, password) as ari``, or with ``open``
     and ``close``.
 
-    ``url`` is the base without ``/ari``; what is none raises UsageFault at once. Requests raise
+    ``url`` is the base without ``/ari``; ``open`` raises UsageFault for what is none. Requests raise
     AriUnreachable, AriAuthFailed, NotFound, Conflict, BadRequest or AriError; ``where`` names the address,
     never the password. ``timeout`` is in seconds, of one request, connecting included.
     """
 
     def __init__(self, url: str, user: str, password: str | Secret, *, timeout: float = 30.0) -> None:
-        self.url = http.base_url(url)
+        self.url = url.rstrip("/")
         self._user = user
         self._password = password if isinstance(password, Secret) else Secret(password)
         self._timeout = timeout
@@ -66,8 +66,8 @@ class ARIClient:
         self._idle: list[tuple[float, _Connection]] = []  # since when, by monotonic()
 
     async def open(self) -> Self:
-        """Make ready for requests; connects to nobody yet."""
-        self._server = http.Server(self.url, self._user, self._password.reveal())
+        """Make ready for requests; connects to nobody yet. Raises UsageFault for a URL that is none."""
+        self._server = http.Server(http.base_url(self.url), self._user, self._password.reveal())
         return self
 
     async def __aenter__(self) -> Self:

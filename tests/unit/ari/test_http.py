@@ -232,9 +232,9 @@ def test_a_url_is_a_server(url: str, host: str, port: int, tls: bool) -> None:
         "http://bob:SEC@RET@host:99999",
     ],
 )
-async def test_what_is_no_url_is_told_at_once_and_without_a_password(url: str) -> None:
+async def test_what_is_no_url_is_told_without_a_password(url: str) -> None:
     with pytest.raises(UsageFault, match="is no URL of an Asterisk") as told:
-        ARIClient(url, "user", "password")
+        await ARIClient(url, "user", "password").open()
     assert "SEC" not in str(told.value)
 
 

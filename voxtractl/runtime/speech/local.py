@@ -180,13 +180,20 @@ class PocketsphinxRecognizer:
 
     async def _start(self) -> asyncio.subprocess.Process:
         pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-        process = self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", str(_PROCESS), json.dumps(self._options)),
-            stdin=pipe,
-            stdout=pipe,
-            stderr=nothing,
-            start_new_session=True,  # Ctrl-C is for us: calls that drain may still need it
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", str(_PROCESS), json.dumps(self._options)),
+                stdin=pipe,
+                stdout=pipe,
+                stderr=nothing,
+                start_new_session=True,  # Ctrl-C is for us: calls that drain may still need it
+            )
         )
+        try:
+            process = self._process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._process = await starting  # it may have begun, and nobody else would end it
+            raise
         await self._answer(process, None)
         return process
 
