@@ -23,9 +23,13 @@ def main() -> None:
     try:
         from voxtractl.cli.entry import run
 
-        sys.exit(run(sys.argv[1:]))
-    except KeyboardInterrupt:  # before the command line was there to tell it
-        sys.exit(130)
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before the command line was there to tell it, or once more at its end
+        code = 130
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends anyway
+    sys.exit(code)
 
 
 if __name__ == "__main__":

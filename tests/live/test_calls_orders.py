@@ -15,7 +15,15 @@ from tests.live.conftest import NodeDocument
 from tests.live.pbx import ACME, Far, Pbx, nothing, pushed, serving, until
 from tests.tools.proxy import proxy
 from tests.tools.sound import loudness
-from voxtractl.errors import AriUnreachable, CallEnded, CallError, LimitReached, RuntimeFault, UsageFault
+from voxtractl.errors import (
+    AriUnreachable,
+    CallEnded,
+    CallError,
+    LimitReached,
+    OriginateFailed,
+    RuntimeFault,
+    UsageFault,
+)
 from voxtractl.lab import Lab
 from voxtractl.runtime.lifecycle import EndedBy
 from voxtractl.runtime.session import CallSession
@@ -32,6 +40,14 @@ exten => s,1,Answer()
  same => n,Read(GOT,,10,,1,10)
  same => n,Set(GLOBAL(GOT)=${GOT})
  same => n,Wait(60)
+[reads]
+exten => s,1,Read(PIN,,4,,1,3)
+ same => n,Stasis(voxtra-acme,again)
+ same => n,Hangup()
+[home-later]
+exten => s,1,Wait(1)
+ same => n,Stasis(voxtra-acme,again)
+ same => n,Hangup()
 [home-again]
 exten => s,1,Stasis(voxtra-acme,again)
  same => n,Hangup()
@@ -129,6 +145,71 @@ async def test_a_call_that_comes_back_is_handled_anew(pbx: Pbx) -> None:
         assert seen.names().count("call_started") == 1
 
 
+async def test_calls_that_come_back_at_once_are_all_handled_anew(pbx: Pbx) -> None:
+    """They are back before the answer to the command that sent them on is read."""
+    met: list[str] = []
+
+    async def handler(call: CallSession) -> None:
+        if call.args != ("again",):
+            await call.answer()
+            await call.continue_in_dialplan("home-again")
+            return
+        met.append(call.id)
+        await call.play(SOUND)
+
+    async with serving(pbx, handler) as (_, seen):
+        for _ in range(20):
+            pbx.call()
+        await until(lambda: len(seen.ends()) == 20)
+        assert len(met) == len(set(met)) == 20
+        assert {end["ended_by"] for end in seen.ends()} == {"handler"}
+
+
+async def test_digits_pressed_in_the_dialplan_are_not_the_handlers(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> None:
+        if call.args != ("again",):
+            await call.answer()
+            await call.continue_in_dialplan("reads")
+            return
+        second.set_result(f"{await call.get_variable('PIN')}/{await call.listen_dtmf(4, timeout=1)}")
+
+    second: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, "far-dtmf", "1234")
+        assert await asyncio.wait_for(second, 15) == "1234/"
+        assert "dtmf" not in seen.names()
+
+
+async def test_a_sound_in_the_bridge_of_its_media_holds_nobody_up_when_it_is_back(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        if call.args != ("again",):
+            await call.answer()
+            await call.audio_stream(8000)
+            await call.play(SOUND, SOUND, wait=False)
+            await call.continue_in_dialplan("home-later")
+            return ""
+        async with asyncio.timeout(5):
+            await call.set_variable("X", 1)
+        back.set_result(await call.get_variable("X"))
+        return ""
+
+    back: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    async with serving(pbx, handler):
+        pbx.call()
+        assert await asyncio.wait_for(back, 20) == "1"
+
+
+async def test_a_call_out_that_the_dialplan_brings_back_is_handled(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> tuple[str, ...]:
+        await call.play(SOUND)
+        return call.args
+
+    async with serving(pbx, handler) as (app, seen):
+        call = await app.originate("Local/s@far-wait/n")
+        await call.continue_in_dialplan("home-later")
+        assert await asyncio.wait_for(seen.result, 15) == ("again",)
+
+
 async def test_a_handler_that_still_has_the_call_goes_on_when_it_is_back(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> object:
         await call.answer()
@@ -201,6 +282,18 @@ async def test_a_tone_does_not_keep_a_caller_from_the_queue(pbx: Pbx) -> None:
 # --- sounds, holding, connecting --------------------------------------------------------------------------
 
 
+async def test_what_asterisk_speaks_itself_is_waited_for_when_it_was_given_up(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await call.play("digits:12345678901234567890")  # over ten seconds
+        await call.set_variable("X", "1")
+        return await call.get_variable("X")
+
+    assert await run(pbx, handler) == "1"
+
+
 async def test_a_long_sound_is_stopped_when_the_caller_is_connected(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> bool:
         await call.answer()
@@ -241,6 +334,24 @@ async def test_a_caller_on_hold_hears_who_he_is_connected_with(pbx: Pbx) -> None
         return loud > 1000
 
     assert await run(pbx, handler)
+
+
+async def test_music_on_hold_ends_with_a_transfer_too(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> tuple[bool, bool]:
+        await call.answer()
+        await call.audio_stream(8000)
+        await call.hold()
+        with suppress(OriginateFailed):
+            await call.transfer("Local/s@far-busy/n")
+        held = call.state == "on_hold"
+        moved = asyncio.ensure_future(call.transfer("Local/s@far-wait/n"))
+        await until(lambda: call.state == "in_progress")
+        quiet = await heard(call) < 100
+        moved.cancel()
+        await asyncio.wait([moved])
+        return held, quiet
+
+    assert await run(pbx, handler) == (True, True)
 
 
 async def test_who_gives_up_a_bridge_has_both_calls_as_before(pbx: Pbx) -> None:
@@ -438,6 +549,21 @@ async def test_the_most_calls_are_kept_to_also_when_they_wait_for_their_turn(pbx
         assert sorted(type(one).__name__ for one in found) == ["CallSession", *["LimitReached"] * 3]
         assert len(app.calls) == 1
         assert LimitReached in {type(one) for one in found}
+
+
+async def test_a_call_that_finishes_while_the_app_stops_may_be_transferred(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        answered.set()
+        await asyncio.sleep(0.5)
+        return str((await call.transfer("Local/s@far-soon/n")).disposition)
+
+    answered = asyncio.Event()
+    async with serving(pbx, handler) as (app, seen):
+        pbx.call()
+        await asyncio.wait_for(answered.wait(), 10)
+        await app.stop(drain=10)
+        assert seen.result.result() == "answered"
 
 
 async def test_calls_that_wait_for_their_turn_are_not_begun_after_stop(pbx: Pbx) -> None:

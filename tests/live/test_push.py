@@ -479,9 +479,12 @@ def test_a_pusher_that_is_killed_leaves_the_old_or_the_new_never_a_mix(two: Oper
     assert shown == {True, False}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_push_is_undone_before_the_command_ends(two: Operator, number: signal.Signals) -> None:
-    """At many moments: what the files are and what Asterisk runs agree, without another command."""
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 1), (signal.SIGINT, 3), (signal.SIGTERM, 1)])
+def test_an_interrupted_push_is_undone_before_the_command_ends(
+    two: Operator, number: signal.Signals, times: int
+) -> None:
+    """At many moments, and by a finger that does not wait: what the files are and what Asterisk runs agree,
+    without another command."""
     codes: set[int] = set()
     for step in ("observe", "guard", "push", "reload", "verify", "record"):
         two.types("tenant", "remove", "gamma", "--yes")
@@ -499,7 +502,9 @@ def test_an_interrupted_push_is_undone_before_the_command_ends(two: Operator, nu
         assert pusher.stderr is not None
         for line in pusher.stderr:
             if f": {step}" in line:
-                pusher.send_signal(number)
+                for _ in range(times):
+                    pusher.send_signal(number)
+                    time.sleep(0.02)
                 break
         else:
             pytest.fail(f"-v does not name the step {step}")

@@ -386,6 +386,22 @@ async def test_a_call_that_is_sent_on_to_another_tenant_becomes_a_call_of_that_t
         await run.ends()
 
 
+async def test_digits_of_a_call_that_went_on_to_another_tenant_count_once(pbx: Pbx) -> None:
+    sends = SAYS_BYE.replace("call.hangup()", f'call.continue_in_dialplan("from-trunk", "{BETA}")')
+    hears = WAITS.replace(
+        "listen_dtmf(timeout=60)", "set_variable('X', await call.listen_dtmf(4, timeout=2))"
+    )
+    says = hears + "    print('heard', await call.get_variable('X'), flush=True)\n"
+    write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=sends, beta=says)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        pbx.call(ACME, "far-dtmf", "12")
+        await run.says("heard 12\n")
+        assert [event["digit"] for event in run.of("dtmf")] == ["1", "2"]
+        run.process.terminate()
+        await run.ends()
+
+
 async def test_a_startup_hook_that_fails_costs_its_tenant_only(pbx: Pbx) -> None:
     hook = "\n@app.on_startup\nasync def connect():\n    {}\n"
     write(

@@ -256,13 +256,17 @@ def _unwritten(error: Exception) -> int | None:
 
 def wait(work: Coroutine[Any, Any, T], new_event_loop: "Callable[[], AbstractEventLoop] | None" = None) -> T:
     """Run a coroutine to its end: the only event loop of the command line, asyncio's unless another is given.
-    SIGTERM ends it like Ctrl-C."""
+
+    Ctrl-C and SIGTERM cancel it, each time they come. Asyncio's own way with a second Ctrl-C raises in the
+    middle of the loop, which cuts what undoes a push, or loses the wake-up of a thread (measured).
+    """
     import asyncio
 
     async def guarded() -> T:
         task = asyncio.current_task()
-        if task is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        assert task is not None  # noqa: S101  it runs
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         return await work
 
     before = signal.getsignal(signal.SIGTERM)

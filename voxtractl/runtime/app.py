@@ -125,6 +125,7 @@ class VoxtraApp:
         self._sinks: list[Sink] = []
         self._hubs: list[Hub] = []
         self._own_hub = False
+        self._stops = False
         self._loop: Callable[[], asyncio.AbstractEventLoop] | None = None
         self._hub_loop: asyncio.AbstractEventLoop | None = None  # when that is another one
         self._tasks: set[asyncio.Future[Any]] = set()  # handlers and hooks that run
@@ -284,15 +285,19 @@ class VoxtraApp:
     async def stop(self, *, drain: float = 0.0) -> None:
         """Give calls ``drain`` seconds to finish, end the rest, run their hooks and the shutdown hooks,
         disconnect; twice is harmless."""
-        if not self._own_hub or not self._hubs:
+        if not self._own_hub or not self._hubs or self._stops:
             return
-        hubs, self._hubs = self._hubs, []
-        for hub in hubs:
-            await hub.drain(drain)
-        await self.settle()
-        await self.shut_down()
-        for hub in hubs:
-            await hub.stop()
+        self._stops = True
+        try:
+            for hub in self._hubs:  # calls that finish may still call others
+                await hub.drain(drain)
+            await self.settle()
+            hubs, self._hubs = self._hubs, []
+            await self.shut_down()
+            for hub in hubs:
+                await hub.stop()
+        finally:
+            self._stops = False
 
     @property
     def busy(self) -> bool:
@@ -384,9 +389,10 @@ class VoxtraApp:
         route = self._route(call)
         if route is None:
             log.error("no handler for %s, and no default", call.called_number)
-            call.refuse("unallocated")
+            if call.claim():
+                call.refuse("unallocated")
             return
-        call.metadata = dict(route.metadata)
+        call.metadata = {**route.metadata, **call.metadata}  # one that comes back keeps what it has
         self._handle(call, route.handler)
 
     def _route(self, call: CallSession) -> Route[Handler] | None:
@@ -396,7 +402,8 @@ class VoxtraApp:
         """A call that was there before, from the hub."""
         self.calls[call.id] = call
         if self._on_adopt is None:
-            call.refuse("normal", by=EndedBy.LOST)
+            if call.claim():
+                call.refuse("normal", by=EndedBy.LOST)
         else:
             self._handle(call, self._on_adopt)
 

@@ -35,6 +35,7 @@ from voxtractl.ari.requests import Answer, Request
 from voxtractl.ari.stream import EventStream
 from voxtractl.errors import (
     AppReplaced,
+    AriAuthFailed,
     AriError,
     AriUnreachable,
     CallEnded,
@@ -45,7 +46,7 @@ from voxtractl.errors import (
 from voxtractl.runtime import lifecycle
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal, State
-from voxtractl.runtime.session import CallSession
+from voxtractl.runtime.session import CallSession, line_of
 
 if TYPE_CHECKING:
     from voxtractl.audio.server import AudioServer
@@ -458,7 +459,9 @@ class Hub:
         """Asterisk has it. One that was to leave, and is still in the app, was never sent on."""
         self._feed(call_id, lifecycle.Present())
         known = self.table.live.get(call_id)
-        if known is not None and known.state is State.LEAVING and _is_inside(channel):
+        if known is None or known.state is not State.LEAVING or not _is_inside(channel):
+            return
+        if line_of(channel) == self.sessions[call_id].line:  # else it has come back, over another one
             self._feed(call_id, lifecycle.Stayed())
 
     def _subscribed(self, call_id: str, answer: Answer) -> None:
@@ -631,10 +634,13 @@ class Hub:
         the tenant whose call it is or to another."""
         session = self.sessions[channel["id"]]
         taker, rest = self._taker(app, args)
-        others = app != session.app or (taker is not None and taker.tenant != session.tenant)
-        if others and self.table.live[session.id].away:
+        mine = taker is None or taker.tenant == session.tenant if session.tenant else app == session.app
+        away = self.table.live[session.id].away
+        if away and not mine:
             self._feed(session.id, lifecycle.WentOn(app))
             self._begin(app, channel, args)
+        elif away and session.attended is False and taker is not None and taker.blocked:
+            self._spawn(self._to_fallback(session.id, session.tenant))  # nobody has it, nor can
         else:
             self._feed(session.id, lifecycle.Started())
             session.post(session.came, channel, rest)
@@ -724,12 +730,12 @@ class Hub:
     async def _was_moved(self, place: Place) -> bool:
         note = await self._insist(requests.get_variable(place.channel["id"], PLACE))
         told = note.body["value"] if note is not None and note.status == 200 else ""
-        return bool(told == f"{place.app} {_line_of(place.channel)}")
+        return bool(told == f"{place.app} {line_of(place.channel)}")
 
     async def move(self, place: Place, to: str, args: Sequence[str]) -> bool:
         """Give a call to another app of this Asterisk, and leave a note of it on the channel: Asterisk goes
         on to name the app that the dialplan sent it to."""
-        call_id, line = place.channel["id"], _line_of(place.channel)
+        call_id, line = place.channel["id"], line_of(place.channel)
         await self._insist(requests.set_variable(call_id, PLACE, f"{to} {line}"))
         answer = await self._insist(requests.move(call_id, to, args))
         if answer is not None and answer.status < 300:
@@ -822,7 +828,9 @@ class Hub:
 
     def _on_digit(self, event: Any) -> None:
         session = self.sessions.get(event["channel"]["id"])
-        if session is not None:
+        # Another app of ours may hear them too; and what is pressed in the dialplan is not for the handler.
+        mine = session is not None and event["application"] == session.app
+        if session is not None and mine and not self.table.live[session.id].away:
             self.journal.write("dtmf", session.told, digit=event["digit"])
             session.deliver(event)
 
@@ -847,6 +855,10 @@ class Hub:
             self._lose([app for stream in self._streams if stream.failure is not None for app in stream.apps])
         elif failures or not taken:
             log.warning("the event connection to %s is down: %s", self.ari.url, reason)
+        for failure in failures:
+            if isinstance(failure, AriAuthFailed):  # told to one of them; the others go on to send calls
+                for stream in self._streams:
+                    stream.fail(failure)
         if failures and self.failed is not None and not self.failed.done():
             self.failed.set_exception(failures[0])
             self.failed.exception()  # seen: who started the app by hand may not ask
@@ -966,17 +978,11 @@ def _is_inside(channel: Mapping[str, Any]) -> bool:
     return bool((channel.get("dialplan") or {}).get("app_name") == "Stasis")
 
 
-def _line_of(channel: Mapping[str, Any]) -> str:
-    """Where in the dialplan it is."""
-    dialplan = channel["dialplan"]
-    return f"{dialplan['context']},{dialplan['exten']},{dialplan['priority']}"
-
-
 def _place(channel: Mapping[str, Any], note: str) -> Place:
     app, *args = channel["dialplan"].get("app_data", "").split(",")
     moved_to, _, line = note.partition(" ")
     # From another line of the dialplan it has come into an app anew, after it was moved.
-    return Place(channel, moved_to if line == _line_of(channel) else app, args)
+    return Place(channel, moved_to if line == line_of(channel) else app, args)
 
 
 def _shares(apps: Sequence[str], most: int) -> Iterator[list[str]]:

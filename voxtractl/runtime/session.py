@@ -50,6 +50,7 @@ Callback = Callable[[], object]
 C = TypeVar("C", bound=Callback)
 T = TypeVar("T")
 
+LOOK_AGAIN: Final = 3.0  # seconds until Asterisk is asked whether a sound or a recording is over
 SOUND_MAX: Final = 3600.0  # seconds: Asterisk tells no end of some playbacks (facts G6); a handler goes on
 GONE_GRACE: Final = 0.2  # seconds until the event of an end has come, after a refusal that may be due to it
 END_TIMEOUT: Final = 10.0  # seconds Asterisk gets to end a call before hangup() returns all the same
@@ -165,8 +166,10 @@ class CallSession:
         self._doing: CallState | None = None  # more than ringing or answered
         self._waits: dict[str, tuple[asyncio.Future[Any], str]] = {}
         self._playing: dict[str, list[str]] = {}  # the media of each playback
-        self._quiet: asyncio.Event = asyncio.Event()  # nothing of it plays
+        self._sounding: set[str] = set()  # playbacks that Asterisk has not said to be over
+        self._quiet = asyncio.Event()  # there are none
         self._quiet.set()
+        self._held = False  # it hears music on hold
         self._digits = TypeAhead()
         self._collecting: tuple[Collector, asyncio.Future[Collected]] | None = None
         self._hooks: list[Callback] = []
@@ -177,6 +180,8 @@ class CallSession:
         # Whether somebody has it: a handler, or who called; None until it is given to one.
         self.attended: bool | None = True if direction is Direction.OUTBOUND else None
         self._visits = 1 if direction is Direction.INBOUND else 0  # how often it came into its app
+        self._left = 0  # the visit after which it was sent into the dialplan, the last time
+        self._touched = 0  # the visit in which somebody did something with it, the last time
         self._ends: list[asyncio.Future[None]] = []  # who waits for it in hangup()
         self._entered = ""  # the queue it is in, or was
         self._queue_answered = False
@@ -222,7 +227,11 @@ class CallSession:
         if self._is_gone:
             failed = self.direction == Direction.OUTBOUND and not self.is_up
             return CallState.FAILED if failed else CallState.COMPLETED
-        return self._doing or (CallState.ANSWERED if self.is_up else CallState.RINGING)
+        if self._doing is not None:
+            return self._doing
+        if self._held:
+            return CallState.ON_HOLD
+        return CallState.ANSWERED if self.is_up else CallState.RINGING
 
     @property
     def duration(self) -> float:
@@ -355,6 +364,7 @@ class CallSession:
         playback = uuid4().hex
         done = self._expect(playback, op)
         self._playing[playback] = media
+        self._sounding.add(playback)
         self._quiet.clear()
         target = self._bridge if self._bridge is not None else self.id
         build = requests.play_bridge if self._bridge is not None else requests.play
@@ -364,6 +374,8 @@ class CallSession:
             self._forget(playback)
             if isinstance(exc, (asyncio.CancelledError, AriUnreachable)):  # it may have begun
                 self._background(self._end_sound(playback, media))
+            else:
+                self._silent(playback)
             raise
         ended = self._watch_playback(playback, done, media, op, timeout)
         return await ended if wait else self._later(ended, Played(media[-1], "started"))
@@ -378,6 +390,7 @@ class CallSession:
             status = "stopped"
             self._check(op)
             await self._end_sound(playback, media)
+            self._silent(playback)
         except asyncio.CancelledError:
             self._background(self._end_sound(playback, media))
             raise
@@ -413,16 +426,37 @@ class CallSession:
             if not tones or any(uri.startswith("tone:") for uri in media):
                 await self._end_sound(playback, media)
 
-    async def _until_quiet(self, op: str, *, at_once: bool = False) -> None:
-        """Wait until nothing plays any more; tones are stopped, ``at_once`` all that can be stopped.
+    async def _until_quiet(self, op: str, *, at_once: bool = False, leaving: bool = False) -> None:
+        """Wait until nothing plays any more; tones are stopped, ``at_once`` all that can be stopped. What
+        plays in a bridge counts when the call is ``leaving`` it.
 
         Asterisk answers, bridges and sets a variable of a channel only when its sounds have ended (measured).
         Waiting for its answer would occupy a connection that other calls need.
         """
         await self._stop_sounds(tones=not at_once)
-        if self._bridge is None and not self._quiet.is_set():  # what plays in a bridge holds up nothing
-            await self._through(self._quiet.wait(), op)
+        while not self._quiet.is_set() and (leaving or self._bridge is None):  # else it holds up nothing
+            await self._through(self._until_told_quiet(), op)
+            if not self._quiet.is_set():
+                await self._look_for_silence()
         self._check(op)
+
+    async def _until_told_quiet(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_AGAIN):
+                await self._quiet.wait()
+
+    async def _look_for_silence(self) -> None:
+        """Asterisk does not tell the end of each sound (facts G6), and events can be lost."""
+        for playback in list(self._sounding):
+            if (await self._hub.ask(requests.playback(playback))).status == 404:
+                self._silent(playback)
+
+    def _silent(self, playback: str) -> None:
+        """A sound is over, or never began."""
+        self._sounding.discard(playback)
+        self._resolve(playback, "done")
+        if not self._sounding:
+            self._quiet.set()
 
     async def _end_sound(self, playback: str, media: list[str]) -> None:
         """Have Asterisk end a sound; nothing happens when it is over. What it cannot stop goes to the log."""
@@ -430,7 +464,9 @@ class CallSession:
             answer = await self._hub.ask(requests.stop_playback(playback))
         else:
             answer = await stop_playback(self._hub.ask, playback)
-        if answer.status >= 300 and answer.status != 404 and not self._is_gone:
+        if answer.status == 404:
+            self._silent(playback)
+        elif answer.status >= 300 and not self._is_gone:
             log.warning("call %s: Asterisk does not stop %s: %s", self.id, ", ".join(media), answer.message)
 
     # --- digits -----------------------------------------------------------------------------------------
@@ -509,11 +545,11 @@ class CallSession:
     async def hold(self, moh_class: str | None = None) -> None:
         """Music on hold for the other side; ``moh_class`` is a class of musiconhold.conf."""
         await self._command(requests.moh_start(self.id, moh_class), "hold")
-        self._doing = CallState.ON_HOLD
+        self._held = True
 
     async def unhold(self) -> None:
         await self._command(requests.moh_stop(self.id), "unhold")
-        self._doing = None
+        self._held = False
 
     async def mute(self, direction: str = "both") -> None:
         """Silence what comes from (``in``), goes to (``out``) the other side, or ``both``."""
@@ -550,6 +586,13 @@ class CallSession:
         that still has it goes on with it, else it is handled anew; in another tenant's app it becomes a call
         of that tenant, and this session is over.
         """
+        outbound = self.direction is Direction.OUTBOUND
+        await self._go_on(context, extension, priority, attended=None if outbound else self.attended)
+
+    async def _go_on(
+        self, context: str, extension: str, priority: int = 1, *, attended: bool | None = True
+    ) -> None:
+        """Send it into the dialplan. ``attended`` says whether somebody waits for it to come back."""
         op = "continue_in_dialplan"
         request = requests.continue_in_dialplan(self.id, context, extension, priority)
         self._check(op)
@@ -557,18 +600,25 @@ class CallSession:
             self._check(op)
             place = f"{context},{extension},{priority}"
             raise CallError(f"the dialplan has no {place}", call=self.id, hint="dialplan show")
-        await self._until_quiet(op)
+        await self._until_quiet(op, leaving=True)
+        before = self.attended, self._doing
+        self._check(op)
         self._tell(lifecycle.Continue())
         self._home.clear()
+        self._left = self._visits
+        self.attended, self._doing = (
+            bool(attended),
+            CallState.TRANSFERRING,
+        )  # it may be back before the answer
         try:
             await self._command(request, op)
         except BaseException as exc:
             self._home.set()
+            self.attended, self._doing = before
             refused = isinstance(exc, AriError) and not isinstance(exc, AriUnreachable)
             # Without an answer it may have gone: look where it is.
             self._tell(lifecycle.Stayed() if refused else lifecycle.Doubted())
             raise
-        self._doing = CallState.TRANSFERRING
         self._hub.journal.write("transferred", self.told, to=f"{context},{extension}")
 
     async def transfer_to_queue(
@@ -596,13 +646,14 @@ class CallSession:
             await self.set_variable(name, value)
         self._entered, self._queue_answered = queue, False
         try:
-            await self.continue_in_dialplan(context, extension)
+            await self._go_on(context, extension, attended=wait or self.direction is Direction.INBOUND)
         except BaseException:
             self._entered = ""
             raise
         if not wait:
             return Queued(queue, "")
         await self._home.wait()
+        self._touched = self._visits
         return Queued(queue, self.queue_status or "")
 
     @property
@@ -697,7 +748,7 @@ class CallSession:
         try:
             for call in (self, other):
                 await call._until_quiet(op, at_once=True)
-                if call._doing is CallState.ON_HOLD:
+                if call._held:
                     await call.unhold()
             bridge = await self._hub.open_bridge(self.id, [self.id, other.id])
         except (AriError, CallEnded) as exc:
@@ -1034,6 +1085,7 @@ class CallSession:
                 self._digit(event["digit"])
             case "PlaybackFinished":
                 self._resolve(event["playback"]["id"], event["playback"]["state"])
+                self._silent(event["playback"]["id"])
             case "RecordingFinished" | "RecordingFailed":
                 self._recorded(event["recording"], failed=event["type"] == "RecordingFailed")
             case "ChannelUserevent":
@@ -1044,18 +1096,22 @@ class CallSession:
 
     def resync(self) -> None:
         """Events were lost with a connection: ask whether what is waited for is over."""
-        if self._playing or self._recordings or self._stopping:
+        if self._sounding or self._recordings or self._stopping:
             self._background(self._look_again())
 
     async def _look_again(self) -> None:
-        for playback in list(self._playing):
-            if (await self._hub.ask(requests.playback(playback))).status == 404:
-                self._resolve(playback, "done")
+        await self._look_for_silence()
         for name, recording in (*self._recordings.items(), *self._stopping.items()):
             if recording.channel is not None and not recording.done.done():
                 answer = await self._hub.ask(requests.recording(name))
                 if answer.status == 404:
                     self._recorded({"name": name}, failed=False)
+
+    async def _until_recorded(self) -> None:
+        """What was recorded of a call that is over, but not hung up, is told to nobody any more: ask."""
+        for _ in range(3):
+            await asyncio.sleep(LOOK_AGAIN / 3)
+            await self._look_again()
 
     def _recorded(self, recording: Mapping[str, Any], *, failed: bool) -> None:
         name = recording["name"]
@@ -1074,7 +1130,9 @@ class CallSession:
         self._channel = channel
         self._visits += 1
         self._doing = None
-        if self._bridge is not None:  # the call left it for the dialplan, its media stayed there
+        for playback in list(self._sounding):  # in the bridge that it left
+            self._silent(playback)
+        if self._bridge is not None:  # its media stayed there
             self._background(self._hub.remove_aux(self._bridge))
             self._bridge = None
         if self._leg is not None:
@@ -1084,11 +1142,23 @@ class CallSession:
             self._hub.answered(self)
         self._resolve("up", None)
         self._home.set()
+        self.args = tuple(args) or self.args
         if self.attended is False:
-            self.args = tuple(args)
-            self.called_number = _called(channel, self.args)
-            self._claim = Lock()
-            self._taker.take(self)
+            self._again()
+
+    @property
+    def line(self) -> str:
+        """Where in the dialplan it came into the app."""
+        return line_of(self._channel)
+
+    def _again(self) -> None:
+        """It is back, and nobody has it: it is handled like one that comes."""
+        self._digit_hooks.clear()
+        self._digits.clear()
+        if self.args and self.args[0]:
+            self.called_number = self.args[0]
+        self._claim = Lock()
+        self._taker.take(self)
 
     def gone(self) -> None:
         """The first sign that the other side is gone: every wait ends now."""
@@ -1110,6 +1180,10 @@ class CallSession:
                 self._background(leg.close())
         for other in self._consulted:
             other.refuse("normal")
+        if any(
+            not recording.done.done() for recording in (*self._recordings.values(), *self._stopping.values())
+        ):
+            self._background(self._until_recorded())
         self._over.set()
         self._home.set()
         for waiting in self._ends:
@@ -1167,15 +1241,23 @@ class CallSession:
 
     def finish(self) -> None:
         """The handler is done with the call; for the app."""
-        self.attended = False
-        self._tell(lifecycle.HandlerReturned(self._visits))
+        self._tell(lifecycle.HandlerReturned(self._let_go()))
 
     def fail(self, error: BaseException) -> None:
         """The handler raised; for the app."""
         words = told(error)
-        self.attended = False
         self._hub.journal.write("handler_failed", self.told, error=words)
-        self._tell(lifecycle.HandlerRaised(words, self._visits))
+        self._tell(lifecycle.HandlerRaised(words, self._let_go()))
+
+    def _let_go(self) -> int:
+        """The handler has the call no more; the visit that this is about. One that sent the call on, and did
+        nothing with it since it is back, does not know of that: it is handled anew."""
+        self.attended = False
+        if not 0 < max(self._left, self._touched) == self._left < self._visits or self._over.is_set():
+            return self._visits
+        visit = self._left
+        self._loop.call_soon(self._again)
+        return visit
 
     def expect_up(self) -> "asyncio.Future[Ended | None]":
         """Done with None when an originated call is answered, with its end when it was not; for the app."""
@@ -1188,6 +1270,7 @@ class CallSession:
         self._hub.feed(self.id, signal, of=self)
 
     def _check(self, op: str) -> None:
+        self._touched = self._visits
         if self._is_gone:
             raise CallEnded(op, call=self.id)
 
@@ -1207,8 +1290,6 @@ class CallSession:
     def _forget(self, playback: str) -> None:
         self._waits.pop(playback, None)
         self._playing.pop(playback, None)
-        if not self._playing:
-            self._quiet.set()
 
     async def _command(self, request: Request, op: str, *, missing: bool = False) -> Answer:
         """Asterisk's answer to a command. Raises CallEnded when the channel is gone, AriError otherwise."""
@@ -1257,6 +1338,12 @@ class CallSession:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, CallEnded):
             log.error("something of call %s failed: %s", self.id, error, exc_info=error)
+
+
+def line_of(channel: Mapping[str, Any]) -> str:
+    """The line of the dialplan that it is in."""
+    dialplan = channel.get("dialplan") or {}
+    return f"{dialplan.get('context')},{dialplan.get('exten')},{dialplan.get('priority')}"
 
 
 def _called(channel: Mapping[str, Any], args: Sequence[str]) -> str:

@@ -56,6 +56,9 @@ class Stream:
     async def close(self) -> None:
         self.is_open = False
 
+    def fail(self, failure: AriError) -> None:
+        self.failure = failure
+
 
 class Asterisk:
     """What a hub sees of one: its ARIClient."""
