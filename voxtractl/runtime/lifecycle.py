@@ -346,6 +346,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Signal], Move]]] = MappingProxyTy
         State.LEAVING: {
             **_STOP,
             LeftStasis: Move(State.LEFT),
+            Started: Move(State.RINGING),  # there and back; StasisEnd was lost
             Stayed: Move(State.RINGING),
             WentOn: Move(State.ENDED, (Gone, End)),
             Doubted: Move(State.LEAVING, (Look,)),

@@ -411,6 +411,7 @@ def test_a_call_that_is_up_when_it_is_opened_counts_from_there() -> None:
         ((Started(), Answered(), Continue(), Stayed()), State.UP),
         ((Started(), Continue(), Stayed()), State.RINGING),
         ((Started(), Continue(), LeftStasis()), State.LEFT),
+        ((Started(), Answered(), Continue(), Started()), State.UP),
         ((Started(), Continue(), LeftStasis(), Answered()), State.LEFT),
         ((Started(), Answered(), Continue(), LeftStasis(), Started()), State.UP),
         ((Started(), HangUp(EndedBy.HANDLER), LeftStasis()), State.ENDING),

@@ -1,0 +1,125 @@
+"""Calls that go into the dialplan and come back, as the hub sees them, before an Asterisk of a few lines. The
+real one: tests/live/test_calls_orders.py."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.unit.runtime.test_nodes import Asterisk, Taker, in_stasis, until
+from voxtractl.errors import AriAuthFailed
+from voxtractl.runtime import hub as hub_module
+from voxtractl.runtime import lifecycle
+from voxtractl.runtime.hub import Hub
+from voxtractl.runtime.lifecycle import State
+
+HERE = in_stasis("call")["dialplan"]
+
+
+def started(app: str = "voxtra-acme", **dialplan: Any) -> dict[str, Any]:
+    channel = {"id": "call", "state": "Up", "caller": {"number": "1"}, "dialplan": HERE | dialplan}
+    return {"type": "StasisStart", "application": app, "args": ["+265999000001"], "channel": channel}
+
+
+def of_call(kind: str, app: str = "voxtra-acme", **more: Any) -> dict[str, Any]:
+    return {"type": kind, "application": app, "channel": {"id": "call"}, **more}
+
+
+async def served() -> tuple[Asterisk, Hub, list[Mapping[str, Any]]]:
+    """A hub with two tenants, and a call of acme's that is up."""
+    asterisk, told = Asterisk(), list[Mapping[str, Any]]()
+    hub = Hub(asterisk)  # type: ignore[arg-type]
+    hub.journal.sinks.append(told.append)
+    beta = Taker("nothing")
+    beta.tenant = "beta"
+    hub.serve("voxtra-acme", Taker("nothing"))  # type: ignore[arg-type]
+    hub.serve("voxtra-beta", beta)  # type: ignore[arg-type]
+    await hub.start()
+    hub._on_event(started())  # type: ignore[arg-type]
+    hub.feed("call", lifecycle.Answered())
+    return asterisk, hub, told
+
+
+def leaves(hub: Hub) -> None:
+    hub.feed("call", lifecycle.Continue())
+    hub._on_event(of_call("StasisEnd"))  # type: ignore[arg-type]
+
+
+async def test_a_digit_counts_once_and_not_while_the_call_is_in_the_dialplan() -> None:
+    _, hub, told = await served()
+
+    def pressed() -> int:
+        for app in ("voxtra-acme", "voxtra-other"):  # both are subscribed
+            hub._on_event(of_call("ChannelDtmfReceived", app, digit="1", duration_ms=80))  # type: ignore[arg-type]
+        return sum(event["event"] == "dtmf" for event in told)
+
+    assert pressed() == 1
+    leaves(hub)
+    assert pressed() == 1
+    hub._on_event(started())  # type: ignore[arg-type]
+    assert pressed() == 2
+    await hub.stop()
+
+
+async def test_another_tenants_app_makes_it_that_tenants_call() -> None:
+    _, hub, told = await served()
+    leaves(hub)
+    first = hub.sessions["call"]
+    hub._on_event(started("voxtra-beta"))  # type: ignore[arg-type]
+    second = hub.sessions["call"]
+    assert [(event["event"], event["tenant"]) for event in told] == [
+        ("call_started", "acme"),
+        ("call_ended", "acme"),
+        ("call_started", "beta"),
+    ]
+    assert first.ended is not None
+    first.finish()  # its handler comes to its end only now
+    first.refuse("normal")
+    await asyncio.sleep(0)
+    assert hub.table.live["call"].state is State.UP
+    assert hub.sessions["call"] is second
+    await hub.stop()
+
+
+async def test_a_call_that_comes_back_to_a_blocked_loop_takes_the_fallback() -> None:
+    asterisk, hub, _ = await served()
+    session = hub.sessions["call"]
+    leaves(hub)
+    session.attended = False
+    session._taker.blocked = True
+    hub._on_event(started())  # type: ignore[arg-type]
+    await until(lambda: asterisk.sent_on("call"))
+    assert hub.table.live["call"].state is State.LEFT
+    await hub.stop()
+
+
+@pytest.mark.parametrize(
+    ("place", "state"),
+    [
+        ({}, State.UP),  # it was never sent on
+        ({"app_name": "Queue"}, State.LEAVING),  # StasisEnd will come, or was lost
+        ({"context": "home", "exten": "s"}, State.UP),  # there and back
+    ],
+)
+async def test_after_a_cut_the_line_of_the_dialplan_says_whether_it_left(
+    place: dict[str, Any], state: State
+) -> None:
+    asterisk, hub, _ = await served()
+    hub.feed("call", lifecycle.Continue())
+    asterisk.channels = [{"id": "call", "state": "Up", "dialplan": HERE | place}]
+    await hub._resync(adopting=False)
+    await asyncio.sleep(0)
+    assert hub.table.live["call"].state is state
+    assert hub.table.live["call"].visits == (2 if "context" in place else 1)
+    await hub.stop()
+
+
+async def test_a_refused_password_ends_every_stream_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "APPS_BYTES", 1)
+    asterisk, hub, _ = await served()
+    first, second = asterisk.streams
+    first.failure = AriAuthFailed("wrong password", method="GET", path="/channels", status=401)
+    first.more["on_down"]("wrong password")
+    assert second.failure is first.failure
+    await hub.stop()
