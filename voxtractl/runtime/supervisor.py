@@ -184,6 +184,7 @@ class Supervisor:
         self._registering: set[str] = set()  # nodes where it is tried
         self.wanted = 0  # tenants that should be served here
         self.serves = False  # it has started
+        self._ends = False  # it drains: nothing more is served, the document is not read again
 
     # --- life -------------------------------------------------------------------------------------------
 
@@ -255,7 +256,8 @@ class Supervisor:
 
     async def drain(self, seconds: float) -> int:
         """New calls take the fallback, running ones get so long, the rest are ended; returns how many those
-        were."""
+        were. From now on no app is taken from another process, which may be the one that replaces this."""
+        self._ends = True
         ended = await asyncio.gather(*(hub.drain(seconds) for hub in self.hubs.values()))
         return sum(ended)
 
@@ -362,8 +364,10 @@ class Supervisor:
 
     async def reload(self) -> bool:
         """Read the document again and serve what it says now; calls that are up go on. False: it is not
-        valid, and everything stays as it was."""
+        valid and everything stays as it was, or the end has begun."""
         async with self._reloading:
+            if self._ends:
+                return False
             try:
                 fleet = self._read()
             except VoxtractlError as exc:
@@ -467,11 +471,11 @@ class Supervisor:
         except HandlerFault as exc:
             fault = exc
         else:
-            if self._tried.get(slug) == (tenant, code):
+            if self._tried.get(slug) == (tenant, code) and not self._ends:
                 self.loading.discard(slug)
                 self.faults.pop(slug, None)
                 self._serve(tenant, app, code)
-            else:  # the document has changed since
+            else:  # the document has changed since, or the end has begun
                 self._past.append(_Served(tenant, app, code))
             return
         if app is not None:
@@ -486,11 +490,14 @@ class Supervisor:
         """Serve a tenant whose handler was slow to load, when it is ready."""
         await load
         async with self._reloading:
-            await self._register()
-            log.info("%s", self.sentence())
+            if not self._ends:
+                await self._register()
+                log.info("%s", self.sentence())
 
     async def _register(self) -> None:
         """Register what is served now, at every node; returns when all have it but those that are away."""
+        if self._ends:
+            return
         waiting = [name for name, hub in self.hubs.items() if hub.waiting and name not in self._registering]
         tries = [self._go(self._register_at(name, self.hubs[name])) for name in waiting]
         done, _ = await asyncio.wait(tries, timeout=PATIENCE) if tries else (set(), set())
@@ -502,7 +509,7 @@ class Supervisor:
         self._registering.add(name)
         told = False
         try:
-            while hub.waiting:
+            while hub.waiting and not self._ends:
                 try:
                     await hub.register()
                 except AriAuthFailed as exc:
@@ -515,7 +522,7 @@ class Supervisor:
                     await asyncio.sleep(LOOK_EVERY)
         finally:
             self._registering.discard(name)
-        if told:
+        if told and not self._ends:
             log.info("%s is back: its new apps are registered", name)
 
     async def _start_up(self, tenant: Tenant, app: VoxtraApp) -> None:
@@ -630,6 +637,9 @@ class Supervisor:
 
     async def _look(self) -> None:
         """Reload when a file of the document, or a handler, has changed."""
+        if self._ends:
+            await self._retire()
+            return
         unreadable = ""
         try:
             changed = await asyncio.to_thread(self._changed, [code for _, code in self._tried.values()])
@@ -651,6 +661,8 @@ class Supervisor:
         """Serve apps that another process took, when it has left them; ``force``: take them back."""
         async with self._reloading:
             for name, hub in self.hubs.items():
+                if self._ends:
+                    return
                 try:
                     await hub.reclaim(force=force)
                 except AriError as exc:

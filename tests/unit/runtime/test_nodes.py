@@ -525,3 +525,33 @@ async def test_an_app_that_cannot_be_taken_back_now_is_taken_back_later() -> Non
     await hub.reclaim(force=True)
     assert asterisk.apps == ["voxtra-acme"]
     await hub.stop()
+
+
+async def test_from_the_begin_of_a_drain_nothing_more_is_served(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "PATIENCE", 0.05)
+    (fleet.config.parent / "slow.py").write_text(f"import time\ntime.sleep(0.5)\n{HANDLER}")
+    fleet.write(acme=SERVED, slow='handler = "slow.py:app"')
+    runs = Supervisor(fleet.config)
+    await runs.start()
+    one, two = fleet.asterisks["one"], fleet.asterisks["two"]
+    try:
+        one.error = away()
+        fleet.write(acme=SERVED, slow='handler = "slow.py:app"', beta=SERVED)
+        await until(lambda: two.apps == ["voxtra-acme", "voxtra-beta"])
+        assert runs.loading == {"slow"}
+        assert runs._registering == {"one"}
+        await runs.drain(0.0)
+        one.error = None  # back, and what starts in our place is on its way
+        fleet.write(acme=SERVED, slow='handler = "slow.py:app"', beta=SERVED, gamma=SERVED)
+        runs.hubs["two"].taken.add("voxtra-acme")
+        await runs.reclaim(force=True)
+        assert await runs.reload() is False
+        await until(lambda: not runs._tried["slow"][1].hangs())  # it has loaded
+        await asyncio.sleep(0.1)
+        assert [one.apps, two.apps] == [["voxtra-acme"], ["voxtra-acme", "voxtra-beta"]]
+        assert set(runs.served) == {"acme", "beta"}
+        assert runs.hubs["two"].taken == {"voxtra-acme"}
+    finally:
+        await runs.close()
