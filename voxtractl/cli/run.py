@@ -205,6 +205,10 @@ async def _serve(
             await _drain(supervisor, drain, forced, say)
     finally:
         told.set()
+        for task in reloads:
+            task.cancel()
+        if reloads:
+            await asyncio.wait(reloads)
         await supervisor.drain(0.0)
         await supervisor.close()  # a signal does not cut it short: it is bounded, and hooks always run
         if counters is not None:

@@ -238,8 +238,10 @@ class Supervisor:
         self.serves = True
 
     def _go(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Do it beside everything else, until ``close``."""
+        """Do it beside everything else, until ``close``; not at all when the end has begun."""
         self._tasks.add(task := asyncio.create_task(work))
+        if self._ends:
+            task.cancel()
         task.add_done_callback(self._tasks.discard)
         return task
 
@@ -264,6 +266,7 @@ class Supervisor:
     async def close(self) -> None:
         """Let handlers and hooks finish, run the shutdown hooks, disconnect, end the threads; a second close
         does nothing."""
+        self._ends = True
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()

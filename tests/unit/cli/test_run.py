@@ -81,6 +81,29 @@ async def test_a_sighup_while_it_starts_is_done_when_it_has_started() -> None:
     assert supervisor.asked == ["start", "started", "reload", "reclaim", "close"]
 
 
+async def test_reloads_that_wait_are_over_before_it_closes() -> None:
+    supervisor, reloading = Supervisor(), asyncio.Lock()
+
+    async def reload() -> None:
+        supervisor.asked.append("reload")
+        try:
+            async with reloading:
+                await asyncio.Event().wait()
+        finally:
+            supervisor.asked.append("over")
+
+    supervisor.reload = reload  # type: ignore[method-assign]
+    supervisor.may_start.set()
+    serves = serving(supervisor)
+    await until(lambda: supervisor.serves)
+    for number in (1, 2):
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda number=number: supervisor.asked.count("reload") == number)  # type: ignore[misc]
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(serves, 5)
+    assert supervisor.asked[-3:] == ["over", "over", "close"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_while_it_starts_stops_it_at_once(
     number: signal.Signals, capsys: pytest.CaptureFixture[str]

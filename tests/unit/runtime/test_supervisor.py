@@ -222,3 +222,19 @@ async def test_limits_hold_over_a_reload_and_for_code_that_was_replaced(tmp_path
     old.give_leg()
     new.take_leg()
     await supervisor.close()
+
+
+async def test_a_reload_that_waits_for_another_does_nothing_after_the_end(tmp_path: Path) -> None:
+    supervisor, done = Supervisor(tmp_path / "tenants.toml"), []
+
+    async def work() -> None:
+        done.append("work")
+
+    async with supervisor._reloading:
+        waits = asyncio.create_task(supervisor.reload())
+        await asyncio.sleep(0)
+        await supervisor.close()
+    assert await waits is False
+    await asyncio.wait([supervisor._go(work())])
+    assert done == []
+    assert supervisor._loops == {}
