@@ -562,6 +562,7 @@ class Supervisor:
 
     def _serve(self, tenant: Tenant, app: VoxtraApp, code: Code) -> None:
         names = self._names(tenant)
+        app.app_name = self._apps(tenant)[0]  # the document may have changed since its startup
         if (old := self.served.get(tenant.slug)) is not None:
             self._past.append(old)
             # Names it has no more: the dialplan sends calls there until it is pushed.

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from voxtractl import VoxtraApp
 from voxtractl.ari.client import ARIClient
 from voxtractl.errors import LimitReached
-from voxtractl.model.fleet import Fleet
+from voxtractl.model.fleet import Defaults, Fleet
 from voxtractl.model.tenant import Outbound, Tenant
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal
@@ -139,6 +140,12 @@ async def test_a_startup_hook_that_waits_is_cancelled_with_the_load(
     await supervisor.close()
 
 
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110  threads make it so
+            await asyncio.sleep(0.01)
+
+
 async def watched(supervisor: Supervisor, app: VoxtraApp, *, blocked: bool) -> None:
     async with asyncio.timeout(10):
         while app.blocked is not blocked:
@@ -238,3 +245,19 @@ async def test_a_reload_that_waits_for_another_does_nothing_after_the_end(tmp_pa
     await asyncio.wait([supervisor._go(work())])
     assert done == []
     assert supervisor._loops == {}
+
+
+async def test_an_app_whose_names_change_while_it_starts_knows_the_one_it_is_served_under(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "acme.py").write_text(HOOK.format("await asyncio.sleep(0.3)"))
+    supervisor, node = Supervisor(tmp_path / "tenants.toml"), hub("lab")
+    supervisor.hubs = {"lab": node}
+    load = asyncio.create_task(supervisor._load({"acme": tenant("acme")}))
+    await until(lambda: supervisor._at)  # its startup hook runs
+    supervisor._fleet = Fleet(defaults=Defaults(workers=2))
+    assert await load == []
+    app = supervisor.served["acme"].app
+    assert app.app_name == "voxtra-acme-1"
+    assert node.taker(app.app_name) is app
+    await supervisor.close()
