@@ -627,15 +627,19 @@ class Supervisor:
         return loop not in self._blocked and not loop.loop.is_closed()
 
     async def _retire(self) -> None:
-        """Shut down apps that are served no more, when their last call is over."""
-        past = [served for served in self._past if not served.app.blocked]
-        await self._each([served.app for served in past], VoxtraApp.retire, SHUT_DOWN)
-        for served in past:
+        """Shut down apps that are served no more, when their last call is over, and end threads that nobody
+        needs."""
+        ready = [served for served in self._past if not served.app.blocked]
+        await self._each([served.app for served in ready], VoxtraApp.retire, SHUT_DOWN)
+        for served in ready:
             if not served.app.is_up and not served.app.busy:
                 self._past.remove(served)
                 served.app.detach()
                 served.code.unload()
                 self._let_go(served.app)
+        past = {served.tenant.slug for served in self._past}
+        for slug in self._loops.keys() - self.served.keys() - self.faults.keys() - self.loading - past:
+            self._end_unused(self._loops.pop(slug))  # of a tenant that is gone
 
     # --- watching ---------------------------------------------------------------------------------------
 

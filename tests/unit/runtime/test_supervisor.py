@@ -261,3 +261,28 @@ async def test_an_app_whose_names_change_while_it_starts_knows_the_one_it_is_ser
     assert app.app_name == "voxtra-acme-1"
     assert node.taker(app.app_name) is app
     await supervisor.close()
+
+
+async def test_the_thread_of_a_tenant_that_was_removed_ends(tmp_path: Path) -> None:
+    for slug, hook in {"acme": "pass", "beta": "pass", "gamma": "1 / 0"}.items():
+        (tmp_path / f"{slug}.py").write_text(HOOK.format(hook))
+    supervisor = Supervisor(tmp_path / "tenants.toml")
+    await supervisor._load({slug: tenant(slug) for slug in ("acme", "beta", "gamma")})
+    loops = dict(supervisor._loops)
+    await supervisor._retire()
+    assert supervisor._loops == loops
+    app = supervisor.served["acme"].app
+    call = CallSession(hub("lab"), app, {"id": "1"}, [], Direction.INBOUND, app="voxtra-acme")
+    app.calls["1"] = call
+    supervisor._leave("acme")
+    supervisor.faults.clear()  # gamma is not in the document any more
+    await supervisor._retire()
+    assert set(supervisor._loops) == {"acme", "beta"}  # acme has a call
+    del app.calls["1"]
+    await supervisor._retire()
+    assert set(supervisor._loops) == {"beta"}
+    for slug in ("acme", "gamma"):
+        loops[slug].join()
+        assert loops[slug].loop.is_closed()
+    assert loops["beta"].loop.is_running()
+    await supervisor.close()
