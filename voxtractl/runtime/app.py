@@ -122,6 +122,7 @@ class VoxtraApp:
         self._on_shutdown: list[Hook] = []
         self.is_up = False  # the startup hooks have run, the shutdown hooks have not
         self.blocked = False  # its loop is known not to turn; the supervisor says so
+        self._shutting_down = asyncio.Lock()
         self._sinks: list[Sink] = []
         self._hubs: list[Hub] = []
         self._own_hub = False
@@ -261,18 +262,19 @@ class VoxtraApp:
 
     async def shut_down(self) -> None:
         """Run the shutdown hooks, when the startup hooks have run, and close the providers of speech and the
-        port for sound; for ``stop`` and for the supervisor."""
+        port for sound; for ``stop`` and for the supervisor. A second one waits for the first."""
         TENANT.set(self.tenant)
-        if self.is_up:
-            self.is_up = False
-            for hook in self._on_shutdown:
-                await self._shut(hook)
-        for provider in {id(provider): provider for provider in (self.tts, self.stt)}.values():
-            if (close := getattr(provider, "close", None)) is not None:
-                await self._shut(close)
-        audio, self._audio = self._audio, None
-        if audio is not None:
-            await audio.close()
+        async with self._shutting_down:
+            if self.is_up:
+                self.is_up = False
+                for hook in self._on_shutdown:
+                    await self._shut(hook)
+            for provider in {id(provider): provider for provider in (self.tts, self.stt)}.values():
+                if (close := getattr(provider, "close", None)) is not None:
+                    await self._shut(close)
+            audio, self._audio = self._audio, None
+            if audio is not None:
+                await audio.close()
 
     async def _shut(self, hook: Hook) -> None:
         try:
@@ -301,8 +303,8 @@ class VoxtraApp:
 
     @property
     def busy(self) -> bool:
-        """Calls are up, or handlers and hooks of theirs run."""
-        return bool(self.calls or self._tasks)
+        """Calls are up, or handlers and hooks run."""
+        return bool(self.calls or self._tasks) or self._shutting_down.locked()
 
     async def retire(self) -> None:
         """Shut down, unless a call is left; for the supervisor, in the loop of the handlers."""

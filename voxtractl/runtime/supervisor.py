@@ -632,7 +632,7 @@ class Supervisor:
         ready = [served for served in self._past if not served.app.blocked]
         await self._each([served.app for served in ready], VoxtraApp.retire, SHUT_DOWN)
         for served in ready:
-            if not served.app.is_up and not served.app.busy:
+            if not (served.app.is_up or served.app.busy or served.app.blocked):
                 self._past.remove(served)
                 served.app.detach()
                 served.code.unload()

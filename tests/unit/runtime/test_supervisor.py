@@ -286,3 +286,35 @@ async def test_the_thread_of_a_tenant_that_was_removed_ends(tmp_path: Path) -> N
         assert loops[slug].loop.is_closed()
     assert loops["beta"].loop.is_running()
     await supervisor.close()
+
+
+LONG_SHUTDOWN = """
+import threading
+begun, may_end, done = threading.Event(), threading.Event(), threading.Event()
+
+@app.on_shutdown
+async def disconnect():
+    begun.set()
+    while not may_end.is_set():
+        await asyncio.sleep(0.01)
+    done.set()
+"""
+
+
+async def test_the_end_waits_for_a_shutdown_hook_that_runs_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxtractl.runtime.supervisor.SHUT_DOWN", 0.1)
+    (tmp_path / "acme.py").write_text(HOOK.format("pass") + LONG_SHUTDOWN)
+    supervisor = Supervisor(tmp_path / "tenants.toml")
+    await supervisor._load({"acme": tenant("acme")})
+    hook = supervisor.served["acme"].app._on_shutdown[0].__globals__
+    supervisor._leave("acme")
+    for _ in range(2):
+        await supervisor._retire()  # does not wait for ever
+        assert hook["begun"].is_set()
+        assert [served.tenant.slug for served in supervisor._past] == ["acme"]
+    monkeypatch.setattr("voxtractl.runtime.supervisor.SHUT_DOWN", 10)
+    asyncio.get_running_loop().call_later(0.2, hook["may_end"].set)
+    await supervisor.close()
+    assert hook["done"].is_set()
