@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from voxtractl.runtime.hub import Hub, Taker
     from voxtractl.runtime.speech import Said, Transcript
 
-__all__ = ["AudioStream", "CallSession", "CallState", "Played", "Queued", "Recorded"]
+__all__ = ["AudioStream", "CallSession", "CallState", "Played", "Queued", "Recorded", "line_of"]
 
 log = logging.getLogger(__name__)
 
