@@ -8,12 +8,14 @@ by itself, and opens the file of --events anew; while it starts, when it has sta
 
 import errno
 import logging
+import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext, redirect_stdout, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout, suppress
 from functools import partial
+from io import FileIO, TextIOWrapper
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -105,12 +107,24 @@ def run(
         calls = [0]
         supervisor.listen(lambda event: _count(event, calls))
         say = partial(log.info, "%s") if log_json else show.note
-        # What handlers print is no event, and no part of the one document.
-        aside = redirect_stdout(sys.stderr) if events == "-" or settings.output == "json" else nullcontext()
-        with aside:
+        with _aside() if events == "-" or settings.output == "json" else nullcontext():
             wait(_serve(supervisor, counters, monitor, drain, lines, say), new_event_loop)
         if events != "-":
             show.emit({"calls": calls[0]}, f"{calls[0]} calls served")
+
+
+def _aside() -> AbstractContextManager[object]:
+    """What handlers print is no event, and no part of the one document: it goes to stderr. So does what their
+    child processes and threads write, and what is written at exit: to the end of the process."""
+    stdout = sys.stdout
+    if stdout is not sys.__stdout__ or not isinstance(stdout, TextIOWrapper):
+        return redirect_stdout(sys.stderr)  # somebody calls us from Python: the process is not ours
+    stdout.flush()
+    ours = FileIO(os.dup(1), "w")  # no buffer: what cannot be written is told when it is written
+    show.results = TextIOWrapper(ours, stdout.encoding, errors="replace", write_through=True)
+    os.dup2(sys.stderr.fileno(), 1)
+    stdout.reconfigure(line_buffering=True)  # as stderr
+    return nullcontext()
 
 
 def _raise_open_files() -> None:

@@ -50,6 +50,8 @@ _CODES: Final[Mapping[str, str]] = {
 }
 
 
+results: TextIO | None = None  # where the result of a command goes when stdout is not for it alone
+
 _GAP: Final = "  "  # between two columns
 _LAST: Final = 20  # what the last column needs at least to be wrapped in its place
 
@@ -90,12 +92,13 @@ def paint(text: str, *styles: str, stream: TextIO | None = None) -> str:
 
 def emit(data: Mapping[str, Any], text: str | Callable[[], str]) -> None:
     """The result of a command: ``data`` as one JSON document, or ``text`` for a person."""
+    out = results or sys.stdout
     if settings().output == "json":
-        sys.stdout.write(_json({"ok": True, **data}))
+        out.write(_json({"ok": True, **data}))
         return
     shown = text if isinstance(text, str) else text()
     if shown:
-        sys.stdout.write(shown if shown.endswith("\n") else shown + "\n")
+        out.write(shown if shown.endswith("\n") else shown + "\n")
 
 
 def _json(data: Mapping[str, Any]) -> str:
@@ -197,7 +200,7 @@ def error_document(error: VoxtractlError) -> dict[str, Any]:
 def fail(error: VoxtractlError) -> None:
     """Print an error: where, what, all reasons, the next step."""
     if settings().output == "json":
-        sys.stdout.write(_json(error_document(error)))
+        (results or sys.stdout).write(_json(error_document(error)))
     else:
         say(error)
 

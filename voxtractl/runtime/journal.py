@@ -94,8 +94,8 @@ class JsonLines:
             self._lose("they come faster than they are taken")
 
     def reopen(self) -> None:
-        """Go on in a new file of the name: the old one was moved away."""
-        self._moved = True
+        """Go on in a new file of the name: the old one was moved away. Standard output cannot be."""
+        self._moved = self.place != "-"
         self._wake()
 
     def close(self) -> None:

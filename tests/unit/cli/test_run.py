@@ -4,6 +4,9 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -169,6 +172,69 @@ def no_node(tmp_path: Path) -> list[str]:
     config = tmp_path / "tenants.toml"
     config.write_text('[tenants.acme]\ndids = ["+265999000001"]\nhandler = "a.py:app"\n')
     return ["--config", str(config)]
+
+
+LOUD = """
+import atexit, os, subprocess, sys, threading, time
+from voxtractl import VoxtraApp
+app = VoxtraApp()
+
+def again():
+    while True:
+        os.write(1, b"of a thread\\n")
+        time.sleep(0.001)
+
+print("of the file")
+subprocess.run(["echo", "of a child"])
+atexit.register(print, "at exit")
+atexit.register(os.write, 1, b"at exit, past Python\\n")
+threading.Thread(target=again, daemon=True).start()
+print("all said", flush=True)
+"""
+
+
+NODE = """
+[nodes.lab]
+ari = "http://127.0.0.1:1"
+ari_user = "u"
+ari_password_env = "HOME"
+store = "memory:lab"
+"""  # nobody is there
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "shown"),
+    [
+        (["-o", "json"], 0, '{"ok": true, "calls": 0}\n'),
+        (["--events", "-"], 0, ""),
+        (["-o", "json", "nobody"], 2, '{"ok": false, "error": {"id": "usage", '),
+    ],
+)
+def test_standard_output_is_for_events_and_the_document_alone(
+    words: list[str], code: int, shown: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.py").write_text(LOUD)
+    config, log = no_node(tmp_path), tmp_path / "log"
+    with (tmp_path / "tenants.toml").open("a") as file:
+        file.write(NODE)
+    with (
+        log.open("wb") as err,
+        subprocess.Popen(
+            [sys.executable, "-m", "voxtractl", *config, "run", *words], stdout=subprocess.PIPE, stderr=err
+        ) as process,
+    ):
+        until_said = time.monotonic() + 8
+        while "all said" not in log.read_text() and process.poll() is None and time.monotonic() < until_said:
+            time.sleep(0.02)
+        process.terminate()
+        out, _ = process.communicate(timeout=20)
+    said = log.read_text()
+    assert process.returncode == code, said
+    assert out.decode().startswith(shown)
+    assert out.count(b"\n") == bool(shown)
+    if code == 0:
+        for line in ("of the file", "of a child", "of a thread", "at exit", "at exit, past Python"):
+            assert f"{line}\n" in said
 
 
 @pytest.mark.parametrize(

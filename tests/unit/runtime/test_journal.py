@@ -179,3 +179,20 @@ def wait_until(is_so: Callable[[], object]) -> None:
             return
         time.sleep(0.01)
     raise AssertionError("it never was")
+
+
+def test_standard_output_stays_what_it_was() -> None:
+    read, write = os.pipe()
+    before = os.dup(1)
+    os.dup2(write, 1)
+    try:
+        sink = JsonLines("-")
+    finally:
+        os.dup2(before, 1)  # from now on something else
+    sink.reopen()
+    sink({"event": "call_started"})
+    sink.close()
+    os.close(write)
+    os.close(before)
+    with open(read, "rb") as told:
+        assert told.read() == b'{"event":"call_started"}\n'
