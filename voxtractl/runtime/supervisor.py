@@ -406,7 +406,8 @@ class Supervisor:
         served = self.served.get(tenant.slug)
         if served is not None and not set(self._names(tenant)) <= set(served.names):
             return True  # its apps have other names now: of more workers, or shared
-        return tenant.slug in self.faults and not code.hangs()
+        loop = self._loops.get(tenant.slug)  # where its startup hook may stand
+        return tenant.slug in self.faults and not code.hangs() and (loop is None or self._turns(loop))
 
     def _tell_restart(self, fleet: Fleet) -> None:
         """Nodes are connected at the start only: tell which ones the document has otherwise now. The same for

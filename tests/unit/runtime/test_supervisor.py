@@ -318,3 +318,29 @@ async def test_the_end_waits_for_a_shutdown_hook_that_runs_already(
     asyncio.get_running_loop().call_later(0.2, hook["may_end"].set)
     await supervisor.close()
     assert hook["done"].is_set()
+
+
+async def test_a_startup_hook_that_blocks_for_ever_takes_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxtractl.runtime.supervisor.LOAD_TIMEOUT", 1.0)
+    monkeypatch.setattr("voxtractl.runtime.supervisor.BLOCKED_AFTER", 0.05)
+    blocks = "import pathlib, time\n    end = pathlib.Path(__file__).with_suffix('.end')\n"
+    blocks += "    while not end.exists(): time.sleep(0.01)"
+    (tmp_path / "acme.py").write_text(HOOK.format(blocks))
+    supervisor, acme = Supervisor(tmp_path / "tenants.toml"), tenant("acme")
+    load = asyncio.create_task(supervisor._load({"acme": acme}))
+    await until(lambda: supervisor._at)
+    app = next(iter(supervisor._at))
+    await watched(supervisor, app, blocked=True)
+    await load
+    assert "was not ready within" in str(supervisor.faults["acme"])
+    await supervisor._retire()
+    assert not supervisor._is_due(acme)
+    assert supervisor._is_due(tenant("acme", name="Another"))
+    (tmp_path / "acme.end").touch()  # it was for long only
+    async with asyncio.timeout(10):
+        while not supervisor._is_due(acme):
+            await supervisor._watch()
+            await asyncio.sleep(0.01)
+    await supervisor.close()
