@@ -34,6 +34,7 @@ __all__ = [
     "open_streams",
     "paint",
     "progress",
+    "results",
     "say",
     "table",
     "warn",
