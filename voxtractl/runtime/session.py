@@ -605,11 +605,8 @@ class CallSession:
         self._check(op)
         self._tell(lifecycle.Continue())
         self._home.clear()
-        self._left = self._visits
-        self.attended, self._doing = (
-            bool(attended),
-            CallState.TRANSFERRING,
-        )  # it may be back before the answer
+        # Before the command: the call may be back before its answer is.
+        self._left, self._doing, self.attended = self._visits, CallState.TRANSFERRING, bool(attended)
         try:
             await self._command(request, op)
         except BaseException as exc:
@@ -1153,6 +1150,8 @@ class CallSession:
 
     def _again(self) -> None:
         """It is back, and nobody has it: it is handled like one that comes."""
+        if self._over.is_set():
+            return
         self._digit_hooks.clear()
         self._digits.clear()
         if self.args and self.args[0]:
