@@ -14,11 +14,12 @@ epoll for all legs says so and written by the tick (``_Sockets``, ``_Connection`
 """
 
 import asyncio
+import errno
 import logging
 import os
 import select
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address, ip_address, ip_network
 from types import TracebackType
 from typing import Final, Self, cast
@@ -47,22 +48,23 @@ _log = logging.getLogger(__name__)
 class AudioServer:
     """Listens for Asterisk's AudioSocket connections; use as ``async with AudioServer() as server``.
 
-    ``port`` 0 takes a free one. ``advertise`` is the host Asterisk shall connect to when it is not ``host``
-    (which may be 0.0.0.0). ``peers`` are the addresses or networks that may connect; all when None, for the
-    UUID is a secret already. The connection itself is neither encrypted nor authenticated: keep it on a
-    network of your own.
+    It takes the first of ``ports`` that is free; 0 is any. ``advertise`` is the host Asterisk shall connect
+    to when it is not ``host`` (which may be 0.0.0.0). ``peers`` are the addresses or networks that may
+    connect; all when None, for the UUID is a secret already. The connection itself is neither encrypted nor
+    authenticated: keep it on a network of your own.
     """
 
     def __init__(
         self,
         host: str = "127.0.0.1",
-        port: int = 0,
+        ports: Sequence[int] = (0,),
         *,
         advertise: str | None = None,
         peers: Iterable[str] | None = None,
     ) -> None:
         self.rejected: Counter[str] = Counter()
-        self._host, self._port = host, port
+        self._host, self._ports = host, ports
+        self._port = 0  # that was taken
         self._advertise = advertise or host
         self._peers = None if peers is None else tuple(ip_network(peer) for peer in peers)
         self._server: asyncio.Server | None = None
@@ -86,18 +88,12 @@ class AudioServer:
         """Listen. Raises LocalProtocolError when the address cannot be had, or Asterisk could not keep it."""
         if self._server is not None:
             return
-        loop = asyncio.get_running_loop()
         try:
             self._sockets = _Sockets() if EPOLL else None
-            self._server = await loop.create_server(
-                lambda: _Connection(self), self._host, self._port, backlog=1024
-            )
-        except OSError as exc:
+            self._server = await self._listen()
+        except BaseException:
             self._close_sockets()
-            raise LocalProtocolError(
-                f"cannot listen for sound at {self._host}:{self._port}: {(exc.strerror or str(exc)).lower()}",
-                hint="choose another host or port; port 0 takes a free one",
-            ) from exc
+            raise
         self._clock = Clock()
         self._port = self._server.sockets[0].getsockname()[1]
         if len(self.address) > HOST_MAX:
@@ -107,6 +103,23 @@ class AudioServer:
                 f"{address} has {len(address)} characters, and Asterisk keeps {HOST_MAX}",
                 hint="advertise an IP address",
             )
+
+    async def _listen(self) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        taken: OSError | None = None
+        for port in self._ports:
+            try:
+                return await loop.create_server(lambda: _Connection(self), self._host, port, backlog=1024)
+            except OSError as exc:
+                taken = exc
+                if exc.errno != errno.EADDRINUSE:
+                    break
+        where = f"{self._host}:{_span(self._ports)}"
+        why = "no port was given" if taken is None else (taken.strerror or str(taken)).lower()
+        raise LocalProtocolError(
+            f"cannot listen for sound at {where}: {why}",
+            hint="choose another host or other ports; port 0 takes a free one",
+        ) from taken
 
     @property
     def address(self) -> str:
@@ -194,6 +207,10 @@ class AudioServer:
     def _gone(self, leg: "AudioSocketLeg") -> None:
         self._expected.pop(leg.leg_id.bytes, None)
         self._running.pop(leg.leg_id.bytes, None)
+
+
+def _span(ports: Sequence[int]) -> str:
+    return str(ports[0]) if len(ports) == 1 else f"{min(ports)}-{max(ports)}" if ports else "?"
 
 
 class AudioSocketLeg(PacedLeg):

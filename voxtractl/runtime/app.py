@@ -17,7 +17,7 @@ import logging
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from time import monotonic
@@ -76,7 +76,9 @@ ANSWER_GRACE: Final = 15.0  # seconds beyond the ringing time until we end an or
 
 class VoxtraApp:
     """``ari_url`` is the base without ``/ari``; ``timeout`` in seconds, of one request. Nothing is connected
-    before ``start()``. ``tts`` and ``stt`` speak and hear (``runtime.speech``).
+    before ``start()``. ``tts`` and ``stt`` speak and hear (``runtime.speech``). Asterisk brings sound to
+    ``audio_host``, at the first free port of ``audio_ports``; ``audio_bind`` is the address to listen on when
+    it is another one.
 
     What is not given of the first three is read from VOXTRA_ARI_URL, VOXTRA_ARI_USER and VOXTRA_ARI_PASSWORD.
     """
@@ -95,6 +97,8 @@ class VoxtraApp:
         stt: "SpeechToText | None" = None,
         media: str = "audiosocket",
         audio_host: str = "127.0.0.1",
+        audio_bind: str | None = None,
+        audio_ports: Sequence[int] = (0,),
     ) -> None:
         self.app_name = app_name
         self._ari = ARIClient(
@@ -105,6 +109,7 @@ class VoxtraApp:
         )
         self.tts, self.stt = tts, stt
         self.media, self.audio_host = media, audio_host
+        self.audio_bind, self.audio_ports = audio_bind, audio_ports
         self._audio: AudioServer | None = None
         self._audio_begins = asyncio.Lock()
         self.breaker = Breaker()
@@ -565,11 +570,12 @@ class VoxtraApp:
             await asyncio.sleep(self.usage.turn(monotonic(), self.calls_per_second))
 
     async def audio_server(self) -> AudioServer:
-        """Where Asterisk brings the sound of its calls: listens from the first leg on, on ``audio_host``; in
-        the loop of the handlers. Raises LocalProtocolError."""
+        """Where Asterisk brings the sound of its calls: listens from the first leg on, in the loop of the
+        handlers. Raises LocalProtocolError."""
         async with self._audio_begins:  # the first two legs may come at once
             if self._audio is None:
-                audio = AudioServer(self.audio_host)
+                listen = self.audio_bind or self.audio_host
+                audio = AudioServer(listen, self.audio_ports, advertise=self.audio_host)
                 await audio.start()
                 self._audio = audio
         return self._audio

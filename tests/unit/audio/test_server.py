@@ -4,8 +4,8 @@ import asyncio
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,6 +14,7 @@ from voxtractl.audio import server as server_module
 from voxtractl.audio.leg import PacedLeg
 from voxtractl.audio.server import AudioServer, AudioSocketLeg
 from voxtractl.errors import CallEnded, LocalProtocolError, MediaFailed
+from voxtractl.runtime.event_loop import new_event_loop
 
 LEG_ID = UUID("5c1f0d2e-7a34-4b8e-9f60-3d2a1b0c4e5f")
 
@@ -434,7 +435,25 @@ async def test_an_address_that_cannot_be_had_is_named() -> None:
     async with AudioServer() as server:
         port = int(server.address.partition(":")[2])
         with pytest.raises(LocalProtocolError, match=f"cannot listen for sound at 127.0.0.1:{port}: "):
-            await AudioServer(port=port).start()
+            await AudioServer(ports=(port,)).start()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, new_event_loop])
+def test_the_first_free_port_is_taken(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def take() -> None:
+        async with AudioServer() as one, AudioServer() as two:
+            taken = [int(server.address.partition(":")[2]) for server in (one, two)]
+            with closing(socket.socket()) as free:
+                free.bind(("127.0.0.1", 0))
+                last = free.getsockname()[1]
+            async with AudioServer(ports=(*taken, last)) as third:
+                assert third.address == f"127.0.0.1:{last}"
+            span = f"{min(taken)}-{max(taken)}"
+            with pytest.raises(LocalProtocolError, match=f"cannot listen for sound at 127.0.0.1:{span}: "):
+                await AudioServer(ports=taken).start()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(take())
 
 
 async def test_an_address_that_asterisk_would_cut_is_refused() -> None:

@@ -33,6 +33,15 @@ async def test_apps_of_one_loop_listen_and_stop_on_their_own() -> None:
     await one.shut_down()
 
 
+async def test_asterisk_may_be_told_another_address_than_the_one_listened_on() -> None:
+    app = VoxtraApp(audio_host="127.0.0.2", audio_bind="0.0.0.0")
+    address = (await app.audio_server()).address
+    assert address.startswith("127.0.0.2:")
+    assert await answers(address)
+    assert await answers(address.replace("127.0.0.2", "127.0.0.3"))
+    await app.shut_down()
+
+
 async def answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
