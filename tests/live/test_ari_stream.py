@@ -212,6 +212,16 @@ async def test_a_cut_is_told_and_the_stream_comes_back(lab: Lab) -> None:
         assert between.connections == 4
 
 
+async def test_one_that_is_not_to_come_back_ends_with_its_connection(lab: Lab) -> None:
+    async with proxy(lab.http_port) as between, streaming(lab, url=between.url) as (stream, watch):
+        stream.reconnects = False
+        between.cut()
+        await watch.went_down()
+        assert await asyncio.wait_for(stream.wait_failed(), 10) is None
+        assert stream.state is State.CLOSED
+        assert between.connections == 1
+
+
 async def test_what_was_on_its_way_when_it_was_cut_fails_at_once(lab: Lab) -> None:
     async with proxy(lab.http_port) as between, streaming(lab, url=between.url) as (stream, watch):
         await stream.ask(requests.ping())

@@ -120,6 +120,7 @@ class EventStream:
         self.url = url.rstrip("/")
         self.apps = tuple(apps)
         self.state = State.NEW
+        self.reconnects = True  # when it is lost; else that is its end, as by close()
         self.failure: AriAuthFailed | AppReplaced | None = None  # why the stream ended for good
         self._target = _target(self.url, self.apps)
         self._user = user
@@ -278,8 +279,11 @@ class EventStream:
                     reason = "voxtractl itself failed, see the log"
                 self._reason = reason
                 if self.state is State.UP:
-                    self.state = State.DOWN
+                    self.state = State.DOWN if self.reconnects else State.CLOSED
                     self._tell_down(reason)
+                if self.state is State.CLOSED:
+                    self._ended.set()
+                    return
                 if clock() - since > self._backoff.most:
                     attempt = 0
                 await asyncio.sleep(self._backoff.delay(attempt, random.random()))  # noqa: S311

@@ -60,6 +60,8 @@ log = logging.getLogger(__name__)
 APPS_MAX: Final = 400  # of one websocket
 APPS_ONCE: Final = 127  # of one before MANY_APPS
 APPS_BYTES: Final = 3800  # of their names: Asterisk reads a request line of 4095 bytes (measured)
+STREAMS_MAX: Final = 8  # websockets of a node; each is a connection of Asterisk's sessionlimit
+MOVE_SECONDS: Final = 5.0  # for the old websockets of an app to tell their last; a millisecond was measured
 AUX: Final = "vx-aux-"  # ids of channels and bridges of our own: media, snoop; never calls
 # Events nobody here reads; a call costs 15 events without this (facts C3).
 UNREAD: Final = [
@@ -157,7 +159,9 @@ class Hub:
         self.failed: asyncio.Future[None] | None = None
         self._takers: dict[tuple[str, str], Taker] = {}
         self._left: dict[str, str | None] = {}  # apps that are served no more → whose they were
-        self._streams: list[EventStream] = []
+        self._streams: list[EventStream] = []  # the first also carries requests
+        self._move: _Move | None = None
+        self._missed = False  # something may have happened while apps had no websocket
         self._registered: set[str] = set()
         self._registering = asyncio.Lock()
         self.taken: set[str] = set()  # apps that another process has
@@ -238,18 +242,76 @@ class Hub:
             apps = sorted(self.waiting)
             many = len(apps) <= APPS_ONCE or await self.has(MANY_APPS)
             for some in _shares(apps, APPS_MAX if many else APPS_ONCE):
-                stream = self._stream(some)
-                await stream.start()
-                self._streams.append(stream)
+                await self._begin_stream(self._stream(some))
                 self._registered.update(some)
-                if len(self._streams) == 1:
-                    self.ari.attach(stream)
                 await self._filter(some)
+            if len(self._streams) > STREAMS_MAX:
+                await self._gather()
+            if self._missed:
+                self._missed = False
+                self._spawn(self._on_up())
 
-    def _stream(self, apps: list[str]) -> EventStream:
+    async def _gather(self) -> None:
+        """Bring the apps of many websockets together on one: tenants come and go for months, and each that
+        came had one of its own. The first stays, for requests are on their way over it.
+
+        Raises AriError when apps were lost; they are waiting then.
+        """
+        most = APPS_MAX if await self.has(MANY_APPS) else APPS_ONCE
+        needed = {app for app, _ in self._takers} | {session.app for session in self.sessions.values()}
+        apps: list[str] = []
+        old: list[EventStream] = []
+        for stream in sorted(self._streams[1:], key=lambda stream: len(stream.apps)):
+            more = [app for app in stream.apps if app in needed]
+            if stream.connected and len(list(_shares(apps + more, most))) <= 1:
+                apps += more
+                old.append(stream)
+        if len(old) == 1 and apps:  # nothing would be won
+            return
+        for stream in old:
+            stream.reconnects = False  # it would take them back
+        self._move = move = _Move(apps, self._on_event)
+        new = self._stream(apps, on_event=move.on_event)
+        try:
+            if apps:
+                await self._begin_stream(new)
+                await move.over()
+        except AriError as exc:
+            cut = [stream for stream in old if stream in self._streams and not stream.connected]
+            lost = move.gone.union(*(stream.apps for stream in cut))
+            self._streams = [stream for stream in self._streams if stream not in cut]
+            self._registered -= lost
+            for stream in old:
+                stream.reconnects = True
+            if lost:
+                self._missed = True
+                raise
+            log.warning("%s keeps %d websockets: %s", self.ari.url, len(self._streams), exc)
+            return
+        finally:
+            self._move = None
+            move.end()
+        self._missed |= move.gone != set(apps)
+        for stream in old:
+            if stream in self._streams:  # it was cut, or has apps that nobody needs any more
+                self._streams.remove(stream)
+                self._registered -= set(stream.apps) - set(apps)
+                await stream.close()
+        await self._filter(apps)
+
+    async def _begin_stream(self, stream: EventStream) -> None:
+        await stream.start()
+        if self._stopped:
+            await stream.close()
+            return
+        self._streams.append(stream)
+        if len(self._streams) == 1:
+            self.ari.attach(stream)
+
+    def _stream(self, apps: list[str], *, on_event: Callable[[Event], None] | None = None) -> EventStream:
         return self.ari.stream(
             apps,
-            on_event=self._on_event,
+            on_event=on_event or self._on_event,
             on_up=self._on_up,
             on_down=self._on_down,
             on_taken=self._on_taken,
@@ -281,6 +343,8 @@ class Hub:
         """End the connection; a second stop does nothing. Calls that are up stay up: drain first. Those that
         came too late to be heard of take the fallback."""
         self._stopped = True
+        if self._move is not None:
+            self._move.cut()
         connected = self._hears
         if self._tasks and connected:  # what is left of ended calls is being removed
             await asyncio.wait(set(self._tasks), timeout=END_TIMEOUT)
@@ -845,6 +909,8 @@ class Hub:
     # --- the connection ---------------------------------------------------------------------------------
 
     def _on_down(self, reason: str) -> None:
+        if self._move is not None:
+            self._move.cut()
         taken = [stream for stream in self._streams if isinstance(stream.failure, AppReplaced)]
         for stream in taken:  # others have all of its apps; the rest goes on
             self._streams.remove(stream)
@@ -865,6 +931,8 @@ class Hub:
 
     def _on_taken(self, app: str) -> None:
         """Another process has this app, so it adopts its calls: here they are over, there they go on."""
+        if self._move is not None and self._move.left(app):
+            return
         log.error("another process took the Stasis app %s at %s: its calls go there", app, self.ari.url)
         self._registered.discard(app)
         self.taken.add(app)
@@ -998,6 +1066,54 @@ def _shares(apps: Sequence[str], most: int) -> Iterator[list[str]]:
         size += more
     if share:
         yield share
+
+
+class _Move:
+    """Apps go from some websockets of ours to a new one, whose events wait until the old ones have told their
+    last: no call may end before it began.
+
+    Asterisk ends the part of an old one with ApplicationReplaced, behind all that it was told before.
+    """
+
+    def __init__(self, apps: Sequence[str], on_event: Callable[[Event], None]) -> None:
+        self.gone: set[str] = set()  # from the old ones
+        self._apps = set(apps)
+        self._on_event = on_event
+        self._held: list[Event] | None = []  # None when the move is over
+        self._over = asyncio.Event()
+
+    def left(self, app: str) -> bool:
+        """An old one has told its last of this app; False when it is none of the move."""
+        if app not in self._apps or app in self.gone:
+            return False
+        self.gone.add(app)
+        if self.gone == self._apps:
+            self._over.set()
+        return True
+
+    def cut(self) -> None:
+        """A websocket was lost, and what it had to tell."""
+        self._over.set()
+
+    async def over(self) -> None:
+        """Return when all apps have left the old ones, or a websocket was lost, or in MOVE_SECONDS."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), MOVE_SECONDS)
+
+    def on_event(self, event: Event) -> None:
+        """What the new one tells."""
+        if self._held is None:
+            self._on_event(event)
+        else:
+            self._held.append(event)
+
+    def end(self) -> None:
+        held, self._held = self._held or [], None
+        for event in held:
+            try:
+                self._on_event(event)
+            except Exception:
+                log.exception("an event of type %s was not handled", event["type"])
 
 
 MOVED: Final = "voxtractl-moved"  # first Stasis argument of a call that came from a dead worker

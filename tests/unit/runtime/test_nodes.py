@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from voxtractl.ari.requests import Answer, Request
-from voxtractl.errors import AriAuthFailed, AriError, AriUnreachable
+from voxtractl.errors import AppReplaced, AriAuthFailed, AriError, AriUnreachable
 from voxtractl.runtime import supervisor as supervisor_module
 from voxtractl.runtime.hub import MOVED, Hub
 from voxtractl.runtime.session import CallSession
@@ -39,8 +39,9 @@ class Stream:
 
     def __init__(self, asterisk: "Asterisk", apps: Sequence[str], more: Any) -> None:
         self.asterisk, self.apps, self.more = asterisk, tuple(apps), more
-        self.failure: AriError | None = None
+        self.failure: AriError | AppReplaced | None = None
         self.is_open = False
+        self.reconnects = True
 
     @property
     def connected(self) -> bool:
@@ -116,6 +117,8 @@ class Asterisk:
         self.asked.append(request)
         if request.path == "/channels" and request.method == "GET":
             return Answer(200, self.channels)
+        if request.path == "/asterisk/info":
+            return Answer(200, {"system": {"version": "22.10.1"}})
         if request.path.endswith("/variable"):
             name = dict(request.query)["variable"]
             return Answer(200, {"value": "1" if name == f"DIALPLAN_EXISTS({self.fallback},s,1)" else ""})
