@@ -40,6 +40,7 @@ from voxtractl.runtime import session
 from voxtractl.runtime.lifecycle import EndedBy
 from voxtractl.runtime.session import CallSession
 from voxtractl.runtime.speech import Transcript
+from voxtractl.settings import Secret
 
 # A context like that of a node without tenants' files: for labs that are killed.
 PLAIN = """[plain]
@@ -258,12 +259,22 @@ async def test_a_refused_password_is_told_at_once(pbx: Pbx) -> None:
 
 
 async def test_a_password_that_is_changed_meanwhile_leaves_new_calls_to_their_fallback(own_pbx: Pbx) -> None:
-    """Asterisk sends events on, and refuses every command."""
+    """Asterisk sends events on, and refuses every command. With the new one the app is served again."""
     lab = own_pbx.lab
     app = VoxtraApp(**own_pbx.account, app_name="voxtra-acme")
-    app.default()(nothing)
+    served: asyncio.Future[CallSession] = asyncio.get_running_loop().create_future()
+
+    @app.default()
+    async def default(call: CallSession) -> None:
+        if app._hubs[0].connected:
+            served.set_result(call)
+        await nothing(call)
+
+    events: list[tuple[str, str]] = []
+    app.on_event(lambda event: events.append((event["event"], event.get("ended_by", ""))))
     await app.start()
-    failed = app._hubs[0].failed
+    hub = app._hubs[0]
+    failed = hub.failed
     assert failed is not None
     conf = lab.config_dir / "ari.conf"
     before = conf.read_text()
@@ -275,9 +286,19 @@ async def test_a_password_that_is_changed_meanwhile_leaves_new_calls_to_their_fa
         await in_time(asyncio.shield(failed))
     lab.cli(call)
     await until(lambda: "SERVED=FAILED" in lab.cli("dialplan show globals"))
+    with pytest.raises(AriAuthFailed):
+        await hub.readmit(lab.ari_password)
+    await hub.readmit(Secret("another"))
+    assert hub.connected
+    # The call of before, which nobody could end.
+    await until(lambda: events[-2:] == [("call_adopted", ""), ("call_ended", "lost")])
+    served = asyncio.get_running_loop().create_future()
+    lab.cli(call)
+    await (await in_time(served)).hangup()
+    await app.stop()
     conf.write_text(before)
     lab.cli("module reload res_ari.so")
-    await app.stop()
+    await own_pbx.empty()
 
 
 async def test_another_process_with_the_same_app_gets_the_calls_and_none_is_killed(pbx: Pbx) -> None:

@@ -65,6 +65,12 @@ class ARIClient:
         self._busy: set[_Connection] = set()
         self._idle: list[tuple[float, _Connection]] = []  # since when, by monotonic()
 
+    def renew(self, password: Secret) -> None:
+        """Use this password from the next request on; for streams that are made from now on."""
+        self._password = password
+        if self._server is not None:
+            self._server = http.Server(self.url, self._user, password.reveal())
+
     async def open(self) -> Self:
         """Make ready for requests; connects to nobody yet. Raises UsageFault for a URL that is none."""
         self._server = http.Server(http.base_url(self.url), self._user, self._password.reveal())

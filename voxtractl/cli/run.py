@@ -3,7 +3,8 @@
 
 SIGTERM and Ctrl-C drain: new calls take the dialplan's fallback, running ones get --drain seconds. A second
 signal ends them at once; while it starts, the first. SIGHUP reads the document again, as a changed file does
-by itself, and opens the file of --events anew; while it starts, when it has started.
+by itself, opens the file of --events anew, takes apps back, and tries nodes again that refused our password;
+while it starts, when it has started.
 """
 
 import errno
@@ -192,6 +193,7 @@ async def _serve(
             lines.reopen()
         await supervisor.reload()
         await supervisor.reclaim(force=True)
+        await supervisor.readmit()
 
     def reload() -> None:
         nonlocal hung_up

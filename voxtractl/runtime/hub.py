@@ -47,6 +47,7 @@ from voxtractl.runtime import lifecycle
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal, State
 from voxtractl.runtime.session import CallSession, line_of
+from voxtractl.settings import Secret
 
 if TYPE_CHECKING:
     from voxtractl.audio.server import AudioServer
@@ -338,6 +339,29 @@ class Hub:
                 self.failed = self.loop.create_future()
             await self._resync(adopting=True)
             log.warning("serving again at %s: %s", self.ari.url, ", ".join(sorted(free)))
+
+    async def readmit(self, password: Secret) -> None:
+        """Serve again after the password was refused, with this one. Raises AriError: it is given up as
+        before, until the next try."""
+        refused = self.failed
+        if not isinstance(self.failure, AriAuthFailed) or self._stopped:
+            return
+        self.ari.renew(password)
+        await self.ari.request(requests.ping())
+        self.ari.attach(None)
+        streams, self._streams = self._streams, []
+        for stream in streams:  # they have ended, but for those of a try before
+            await stream.close()
+        self._registered.clear()
+        self._followed.clear()
+        self.failed = self.loop.create_future()
+        try:
+            await self.register()
+            await self._resync(adopting=True)
+        except AriError:
+            self.failed = refused
+            raise
+        log.warning("serving again at %s", self.ari.url)
 
     async def stop(self) -> None:
         """End the connection; a second stop does nothing. Calls that are up stay up: drain first. Those that
@@ -917,7 +941,7 @@ class Hub:
             self.ari.attach(self._streams[0] if self._streams else None)
         failures = [s.failure for s in self._streams or taken if s.failure is not None]
         if failures and not taken:
-            log.error("%s is given up until a restart, its calls are over here: %s", self.ari.url, reason)
+            log.error("%s is given up, and its calls are over here: %s", self.ari.url, reason)
             self._lose([app for stream in self._streams if stream.failure is not None for app in stream.apps])
         elif failures or not taken:
             log.warning("the event connection to %s is down: %s", self.ari.url, reason)
@@ -944,6 +968,7 @@ class Hub:
             if session.app in apps:
                 self._disown(session.id)
                 self._feed(session.id, lifecycle.Lost())
+                self.table.forget(session.id)
 
     def _disown(self, call_id: str) -> None:
         for aux, owner in list(self._aux_of.items()):

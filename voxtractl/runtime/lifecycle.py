@@ -415,6 +415,10 @@ class CallTable:
         """True for a call that is not over, and for one that was among the last 10,000 to end."""
         return call_id in self._live or call_id in self._recent
 
+    def forget(self, call_id: str) -> None:
+        """It is over here, and may be found again: it was another process's meanwhile."""
+        self._recent.pop(call_id, None)
+
     def open(self, call_id: str, direction: Direction, now: float, *, up: bool = False) -> Call:
         """Enter a call, before anything of it can happen; ``up`` when it is answered already.
 

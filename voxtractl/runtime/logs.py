@@ -4,7 +4,7 @@ object a line."""
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -22,12 +22,16 @@ SHORTEST: Final = 4  # a shorter secret would turn ordinary words into stars
 class _Redact(logging.Filter):
     """Puts stars where a secret would stand, in messages and tracebacks, and adds tenant and call."""
 
-    def __init__(self, secrets: Iterable[Secret]) -> None:
+    def __init__(self, secrets: Collection[Secret]) -> None:
         super().__init__()
-        texts = {secret.reveal() for secret in secrets}
-        self._texts = sorted((text for text in texts if len(text) >= SHORTEST), key=len, reverse=True)
+        self._secrets, self._known = secrets, 0
+        self._texts: list[str] = []
 
     def clean(self, text: str) -> str:
+        if len(self._secrets) != self._known:  # a node's password was changed
+            texts = {secret.reveal() for secret in self._secrets}
+            self._texts = sorted((text for text in texts if len(text) >= SHORTEST), key=len, reverse=True)
+            self._known = len(self._secrets)
         for secret in self._texts:
             text = text.replace(secret, STARS)
         return text
@@ -81,10 +85,12 @@ def configure(
     *,
     as_json: bool = False,
     verbose: bool = False,
-    secrets: Iterable[Secret] = (),
+    secrets: Collection[Secret] = (),
     stream: TextIO | None = None,
 ) -> Callable[[], None]:
     """Send the whole process's log to ``stream`` (stderr), at INFO, with ``verbose`` at DEBUG.
+
+    ``secrets`` may grow meanwhile.
 
     Returns what makes it so again. A handler file that configures logging does so for every tenant:
     ``dictConfig`` silences all loggers there are, ``basicConfig(force=True)`` takes the stars away.

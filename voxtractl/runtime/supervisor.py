@@ -172,6 +172,7 @@ class Supervisor:
         self._usage: defaultdict[str, Usage] = defaultdict(Usage)  # by slug, over all loads
         self._unreadable = ""  # why the document could not be read, as it was told
         self._passwords: dict[SecretRef, Secret] = {}
+        self._secrets: list[Secret] = []  # all that were ever read
         self._loops: dict[str, _Loop] = {}  # by slug
         self._at: dict[VoxtraApp, _Loop] = {}  # where an app runs, from its first need of a loop to its end
         self._past: list[_Served] = []  # served no more; their last calls go on
@@ -336,16 +337,22 @@ class Supervisor:
         return {slug: fault for slug, fault in self.faults.items() if slug not in self.served}
 
     def secrets(self) -> list[Secret]:
-        """The passwords of this process, for the log to leave out. Raises SettingsError."""
+        """The passwords of this process, for the log to leave out: those of now, and those that come later.
+
+        Raises SettingsError.
+        """
         fleet = self._read()
-        chosen = [fleet.nodes[name] for name in self._nodes or fleet.nodes if name in fleet.nodes]
-        return [self._password(node) for node in chosen]
+        for name in self._nodes or fleet.nodes:
+            if name in fleet.nodes:
+                self._password(fleet.nodes[name])
+        return self._secrets
 
     def _password(self, node: Node) -> Secret:
         """Asked for once: a command may take a while, or want a finger on a key."""
         ref = node.ari_password
         if ref not in self._passwords:
             self._passwords[ref] = ref.resolve(self.config.parent)
+            self._secrets.append(self._passwords[ref])
         return self._passwords[ref]
 
     # --- the document -----------------------------------------------------------------------------------
@@ -676,6 +683,19 @@ class Supervisor:
                     await hub.reclaim(force=force)
                 except AriError as exc:
                     log.warning("%s: the apps of another process cannot be taken back: %s", name, exc)
+
+    async def readmit(self) -> None:
+        """Serve nodes again that refused their password, with the one there is now."""
+        async with self._reloading:
+            for name, hub in self.hubs.items():
+                node = self._fleet.nodes.get(name)
+                if node is None or self._ends or not isinstance(hub.failure, AriAuthFailed):
+                    continue
+                self._passwords.pop(node.ari_password, None)
+                try:
+                    await hub.readmit(await asyncio.to_thread(self._password, node))
+                except VoxtractlError as exc:
+                    log.warning("%s is not served again: %s", name, exc)
 
     async def _watch(self) -> None:
         """Tell which tenant's handler blocks its loop, and where; once for each time."""

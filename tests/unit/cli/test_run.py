@@ -43,6 +43,9 @@ class Supervisor:
     async def reclaim(self, *, force: bool) -> None:
         self.asked.append("reclaim")
 
+    async def readmit(self) -> None:
+        self.asked.append("readmit")
+
     async def failed(self) -> None:
         await asyncio.Event().wait()
 
@@ -78,10 +81,10 @@ async def test_a_sighup_while_it_starts_is_done_when_it_has_started() -> None:
     await asyncio.sleep(0.05)
     assert supervisor.asked == ["start"]
     supervisor.may_start.set()
-    await until(lambda: "reclaim" in supervisor.asked)
+    await until(lambda: "readmit" in supervisor.asked)
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(serves, 5)
-    assert supervisor.asked == ["start", "started", "reload", "reclaim", "close"]
+    assert supervisor.asked == ["start", "started", "reload", "reclaim", "readmit", "close"]
 
 
 async def test_reloads_that_wait_are_over_before_it_closes() -> None:

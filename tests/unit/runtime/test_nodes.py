@@ -15,6 +15,7 @@ from voxtractl.runtime import supervisor as supervisor_module
 from voxtractl.runtime.hub import MOVED, Hub
 from voxtractl.runtime.session import CallSession
 from voxtractl.runtime.supervisor import Supervisor, Worker
+from voxtractl.settings import Secret
 
 HANDLER = """
 from voxtractl import VoxtraApp
@@ -70,6 +71,7 @@ class Asterisk:
         self.no_websocket = False
         self.streams: list[Stream] = []
         self.asked: list[Request] = []
+        self.passwords: list[Secret] = []
         self.channels: list[dict[str, Any]] = []
         self.fallback = "voxtra-acme-fallback"  # the only one its dialplan has
 
@@ -103,6 +105,9 @@ class Asterisk:
 
     def post(self, request: Request, told: Callable[[Answer], object]) -> bool:
         return False
+
+    def renew(self, password: Secret) -> None:
+        self.passwords.append(password)
 
     async def open(self) -> None:
         pass
@@ -287,7 +292,7 @@ async def test_a_node_that_refuses_us_later_ends_its_calls_and_nothing_else(
         one.refuses()
         ends = [(event["event"], event["node"], event["ended_by"]) for event in told[2:]]
         assert ends == [("call_ended", "one", "lost")]
-        assert "http://one is given up until a restart" in caplog.text
+        assert "http://one is given up" in caplog.text
         assert not runs.hubs["one"].connected
         assert runs.hubs["two"].connected
         ending = asyncio.create_task(runs.failed())
@@ -295,6 +300,61 @@ async def test_a_node_that_refuses_us_later_ends_its_calls_and_nothing_else(
         assert not ending.done()
         two.refuses()
         assert isinstance(await asyncio.wait_for(ending, 5), AriAuthFailed)
+    finally:
+        await runs.close()
+
+
+async def test_a_node_that_refused_us_is_tried_again_with_the_password_of_now(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HOME", "old-password")
+    fleet.write(acme=SERVED)
+    told: list[Mapping[str, Any]] = []
+    runs = Supervisor(fleet.config, sinks=[told.append])
+    stars = runs.secrets()
+    await runs.start()
+    try:
+        one, two = fleet.asterisks["one"], fleet.asterisks["two"]
+        one.comes("call")
+        await until(lambda: told)
+        one.refuses()
+        monkeypatch.setenv("HOME", "new-password")
+        await runs.readmit()
+        assert "one is not served again: refused" in caplog.text
+        one.error = None
+        one.channels = [in_stasis("call")]
+        await runs.readmit()
+        assert runs.hubs["one"].connected
+        assert one.apps == ["voxtra-acme"]
+        assert one.passwords == [Secret("new-password")] * 2
+        assert two.passwords == []
+        assert Secret("new-password") in stars
+        await until(lambda: len(told) == 3)
+        assert [event["event"] for event in told] == ["call_started", "call_ended", "call_adopted"]
+        two.refuses()  # the other is no reason to end
+        ending = asyncio.create_task(runs.failed())
+        await asyncio.sleep(0.1)
+        assert not ending.done()
+        ending.cancel()
+    finally:
+        await runs.close()
+
+
+async def test_a_node_that_goes_away_while_it_is_tried_again_is_tried_the_next_time(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.write(acme=SERVED)
+    runs = Supervisor(fleet.config)
+    await runs.start()
+    try:
+        one = fleet.asterisks["one"]
+        one.refuses()
+        one.error, one.no_websocket = None, True
+        await runs.readmit()
+        assert not runs.hubs["one"].connected
+        one.no_websocket = False
+        await runs.readmit()
+        assert runs.hubs["one"].connected
     finally:
         await runs.close()
 
