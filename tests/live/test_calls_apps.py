@@ -15,10 +15,11 @@ from tests.tools.proxy import proxy
 from voxtractl.ari.stream import EventStream
 from voxtractl.errors import AriError
 from voxtractl.lab import Lab
-from voxtractl.runtime import hub as hub_module
-from voxtractl.runtime.hub import STREAMS_MAX, Hub
+from voxtractl.runtime import websockets
+from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.lifecycle import EndedBy
 from voxtractl.runtime.session import CallSession
+from voxtractl.runtime.websockets import STREAMS_MAX
 
 APPS = [f"voxtra-t{number:02d}" for number in range(3 * STREAMS_MAX)]
 
@@ -41,7 +42,7 @@ def comes(pbx: Pbx, app: str, far: str = "far-soon") -> None:
 
 
 def of_streams(hub: Hub) -> list[str]:
-    return sorted(app for stream in hub._streams for app in stream.apps)
+    return sorted(app for stream in hub._web.streams for app in stream.apps)
 
 
 async def waits(call: CallSession) -> None:
@@ -65,7 +66,7 @@ async def test_apps_that_come_one_by_one_share_few_websockets_and_lose_no_call(p
         for name in APPS:
             hub.serve(name, app)
             await hub.register()
-            most = max(most, len(hub._streams))
+            most = max(most, len(hub._web.streams))
             served.append(name)
             await asyncio.sleep(0.05)
         for task in calling:
@@ -100,7 +101,7 @@ async def test_a_tenant_that_is_gone_gives_back_its_websocket_when_its_calls_are
         hub.serve("voxtra-new", app)
         await hub.register()  # one too many
         assert of_streams(hub) == sorted([app.app_name, *APPS[1 : STREAMS_MAX - 1], "voxtra-new"])
-        assert len(hub._streams) == 2
+        assert len(hub._web.streams) == 2
         await until(lambda: gone not in of_asterisk(pbx))
         await call.hangup()
         await seen.ended()
@@ -110,7 +111,7 @@ async def test_a_tenant_that_is_gone_gives_back_its_websocket_when_its_calls_are
 async def test_a_cut_while_apps_move_loses_none_and_no_end(
     pbx: Pbx, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    monkeypatch.setattr(hub_module, "MOVE_SECONDS", 1.0)
+    monkeypatch.setattr(websockets, "MOVE_SECONDS", 1.0)
     async with (
         proxy(pbx.lab.http_port) as between,
         serving(pbx, waits, ari_url=between.url) as (app, seen),

@@ -23,7 +23,6 @@ from functools import partial
 from itertools import chain, repeat
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
-from urllib.parse import quote
 from uuid import uuid4
 
 from voxtractl import naming
@@ -32,7 +31,6 @@ from voxtractl.ari.client import ARIClient
 from voxtractl.ari.events import Event
 from voxtractl.ari.release import MANY_APPS, Feature, Release
 from voxtractl.ari.requests import Answer, Request
-from voxtractl.ari.stream import EventStream
 from voxtractl.errors import (
     AppReplaced,
     AriAuthFailed,
@@ -47,6 +45,7 @@ from voxtractl.runtime import lifecycle
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal, State
 from voxtractl.runtime.session import CallSession, line_of
+from voxtractl.runtime.websockets import Websockets
 from voxtractl.settings import Secret
 
 if TYPE_CHECKING:
@@ -58,30 +57,7 @@ __all__ = ["AUX", "MOVED", "Hub", "Place", "Taker"]
 
 log = logging.getLogger(__name__)
 
-APPS_MAX: Final = 400  # of one websocket
-APPS_ONCE: Final = 127  # of one before MANY_APPS
-APPS_BYTES: Final = 3800  # of their names: Asterisk reads a request line of 4095 bytes (measured)
-STREAMS_MAX: Final = 8  # websockets of a node; each is a connection of Asterisk's sessionlimit
-MOVE_SECONDS: Final = 5.0  # for the old websockets of an app to tell their last; a millisecond was measured
 AUX: Final = "vx-aux-"  # ids of channels and bridges of our own: media, snoop; never calls
-# Events nobody here reads; a call costs 15 events without this (facts C3).
-UNREAD: Final = [
-    "ChannelCallerId",
-    "ChannelConnectedLine",
-    "ChannelDialplan",
-    "ChannelTalkingStarted",
-    "ChannelTalkingFinished",
-    "ChannelToneDetected",
-    "ChannelVarset",
-    "DeviceStateChanged",
-    "EndpointStateChange",
-    "BridgeCreated",
-    "ContactStatusChange",
-    "PeerStatusChange",
-    "PlaybackStarted",
-    "PlaybackContinuing",
-    "RecordingStarted",
-]
 INSIST_PAUSES: Final = (0.0, 0.2, 0.4, 0.8, 1.6, *[3.2] * 18)  # seconds; together a minute
 RESYNC_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)  # seconds after a try that failed; the last one from then on
 MANY: Final = 1000  # calls; each is in the answer to each subscription, with up to four channels of 50 bytes
@@ -157,16 +133,16 @@ class Hub:
         self._stopped = False
         self._ending = False  # a drain's time is over
         self.elsewhere: Callable[[str], Sequence[str]] = lambda app: ()  # the app at other workers that live
-        self.failed: asyncio.Future[None] | None = None
         self._takers: dict[tuple[str, str], Taker] = {}
         self._left: dict[str, str | None] = {}  # apps that are served no more → whose they were
-        self._streams: list[EventStream] = []  # the first also carries requests
-        self._move: _Move | None = None
-        self._missed = False  # something may have happened while apps had no websocket
-        self._registered: set[str] = set()
-        self._registering = asyncio.Lock()
-        self.taken: set[str] = set()  # apps that another process has
         self._release: Release | None = None
+        self._web = Websockets(
+            ari,
+            many=partial(self.has, MANY_APPS),
+            on_event=self._on_event,
+            on_up=self._on_up,
+            on_lost=self._lose,
+        )
         self._aux: dict[str, Future[None]] = {}  # channels of ours that are not in the app yet
         self._aux_of: dict[str, str] = {}  # channel or bridge of ours → the call it belongs to
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -201,19 +177,22 @@ class Hub:
     @property
     def connected(self) -> bool:
         """Events come of every app there is to serve, if any."""
-        return not self._takers or (self._hears and not self.waiting)
+        return not self._takers or (self._web.hear and not self.waiting)
 
     @property
-    def _hears(self) -> bool:
-        return bool(self._streams) and all(stream.connected for stream in self._streams)
+    def taken(self) -> set[str]:
+        """Apps that another process has."""
+        return self._web.taken
+
+    @property
+    def failed(self) -> "asyncio.Future[None] | None":
+        """Done with an error when the connection has ended for good; None before the start."""
+        return self._web.failed
 
     @property
     def failure(self) -> VoxtractlError | None:
         """Why the connection ended for good, when it has."""
-        if self.failed is None or not self.failed.done() or self.failed.cancelled():
-            return None
-        error = self.failed.exception()
-        return error if isinstance(error, VoxtractlError) else None
+        return self._web.failure
 
     @property
     def has_apps(self) -> bool:
@@ -223,7 +202,7 @@ class Hub:
     async def start(self) -> None:
         """Connect, register the apps, adopt what is there. Returns when calls can come."""
         self._loop = asyncio.get_running_loop()
-        self.failed = self._loop.create_future()
+        self._web.hope()
         await self.ari.open()
         await self.register()
         await self._resync(adopting=True)
@@ -231,135 +210,59 @@ class Hub:
     @property
     def waiting(self) -> set[str]:
         """Apps to serve that are not registered yet."""
-        return {app for app, _ in self._takers} - self._registered - self.taken
+        return {app for app, _ in self._takers} - self._web.registered - self._web.taken
 
     async def register(self) -> None:
-        """Register the apps that ``serve`` added since; some hundreds share a websocket. What was not
-        registered when it raises AriError is registered the next time.
+        """Register the apps that ``serve`` added since. What was not registered when it raises AriError is
+        registered the next time."""
+        await self._web.register(lambda: self.waiting, lambda: self._needed)
+        if self._web.missed:
+            self._web.missed = False
+            self._spawn(self._on_up())
 
-        One at a time: two would take the same apps from each other.
-        """
-        async with self._registering:
-            apps = sorted(self.waiting)
-            many = len(apps) <= APPS_ONCE or await self.has(MANY_APPS)
-            for some in _shares(apps, APPS_MAX if many else APPS_ONCE):
-                await self._begin_stream(self._stream(some))
-                self._registered.update(some)
-                await self._filter(some)
-            if len(self._streams) > STREAMS_MAX:
-                await self._gather()
-            if self._missed:
-                self._missed = False
-                self._spawn(self._on_up())
-
-    async def _gather(self) -> None:
-        """Bring the apps of many websockets together on one: tenants come and go for months, and each that
-        came had one of its own. The first stays, for requests are on their way over it.
-
-        Raises AriError when apps were lost; they are waiting then.
-        """
-        most = APPS_MAX if await self.has(MANY_APPS) else APPS_ONCE
-        needed = {app for app, _ in self._takers} | {session.app for session in self.sessions.values()}
-        apps: list[str] = []
-        old: list[EventStream] = []
-        for stream in sorted(self._streams[1:], key=lambda stream: len(stream.apps)):
-            more = [app for app in stream.apps if app in needed]
-            if stream.connected and len(list(_shares(apps + more, most))) <= 1:
-                apps += more
-                old.append(stream)
-        if len(old) == 1 and apps:  # nothing would be won
-            return
-        for stream in old:
-            stream.reconnects = False  # it would take them back
-        self._move = move = _Move(apps, self._on_event)
-        new = self._stream(apps, on_event=move.on_event)
-        try:
-            if apps:
-                await self._begin_stream(new)
-                await move.over()
-        except AriError as exc:
-            cut = [stream for stream in old if stream in self._streams and not stream.connected]
-            lost = move.gone.union(*(stream.apps for stream in cut))
-            self._streams = [stream for stream in self._streams if stream not in cut]
-            self._registered -= lost
-            for stream in old:
-                stream.reconnects = True
-            if lost:
-                self._missed = True
-                raise
-            log.warning("%s keeps %d websockets: %s", self.ari.url, len(self._streams), exc)
-            return
-        finally:
-            self._move = None
-            move.end()
-        self._missed |= move.gone != set(apps)
-        for stream in old:
-            if stream in self._streams:  # it was cut, or has apps that nobody needs any more
-                self._streams.remove(stream)
-                self._registered -= set(stream.apps) - set(apps)
-                await stream.close()
-        await self._filter(apps)
-
-    async def _begin_stream(self, stream: EventStream) -> None:
-        await stream.start()
-        if self._stopped:
-            await stream.close()
-            return
-        self._streams.append(stream)
-        if len(self._streams) == 1:
-            self.ari.attach(stream)
-
-    def _stream(self, apps: list[str], *, on_event: Callable[[Event], None] | None = None) -> EventStream:
-        return self.ari.stream(
-            apps,
-            on_event=on_event or self._on_event,
-            on_up=self._on_up,
-            on_down=self._on_down,
-            on_taken=self._on_taken,
-        )
+    @property
+    def _needed(self) -> set[str]:
+        """Apps that are served, or have calls of tenants that are not any more."""
+        return {app for app, _ in self._takers} | {session.app for session in self.sessions.values()}
 
     async def reclaim(self, *, force: bool = False) -> None:
         """Serve apps again that another process took, when it has left them; ``force``: all of them.
 
         Raises AriError.
         """
-        if not self.taken or self._stopped:
+        taken = self._web.taken
+        if not taken or self._stopped:
             return
-        apps = sorted(self.taken)
+        apps = sorted(taken)
         answers = await self.ari.ask_all([requests.application(app) for app in apps])
         free = {app for app, answer in zip(apps, answers, strict=True) if force or answer.status == 404}
         if free:
-            self.taken -= free
+            taken -= free
             try:
                 await self.register()
             except AriError:  # the next time
-                self.taken |= free - self._registered
+                taken |= free - self._web.registered
                 raise
-            if self.failed is None or self.failed.done():  # all were taken
-                self.failed = self.loop.create_future()
+            self._web.hope()  # all may have been taken
             await self._resync(adopting=True)
             log.warning("serving again at %s: %s", self.ari.url, ", ".join(sorted(free)))
 
     async def readmit(self, password: Secret) -> None:
         """Serve again after the password was refused, with this one. Raises AriError: it is given up as
         before, until the next try."""
-        refused = self.failed
+        refused = self._web.failed
         if not isinstance(self.failure, AriAuthFailed) or self._stopped:
             return
         self.ari.renew(password)
         await self.ari.request(requests.ping())
-        self.ari.attach(None)
-        streams, self._streams = self._streams, []
-        for stream in streams:  # they have ended, but for those of a try before
-            await stream.close()
-        self._registered.clear()
+        await self._web.end()
         self._followed.clear()
-        self.failed = self.loop.create_future()
+        self._web.hope()
         try:
             await self.register()
             await self._resync(adopting=True)
         except AriError:
-            self.failed = refused
+            self._web.failed = refused
             raise
         log.warning("serving again at %s", self.ari.url)
 
@@ -367,23 +270,16 @@ class Hub:
         """End the connection; a second stop does nothing. Calls that are up stay up: drain first. Those that
         came too late to be heard of take the fallback."""
         self._stopped = True
-        if self._move is not None:
-            self._move.cut()
-        connected = self._hears
+        connected = self._web.hear
         if self._tasks and connected:  # what is left of ended calls is being removed
             await asyncio.wait(set(self._tasks), timeout=END_TIMEOUT)
-        streams, self._streams = self._streams, []
-        for stream in streams:
-            await stream.close()
-        self.ari.attach(None)
+        await self._web.close()
         if connected:
             await self._hand_on_unheard()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self.failed is not None and not self.failed.done():
-            self.failed.set_result(None)
         await self.ari.close()
 
     async def _hand_on_unheard(self) -> None:
@@ -510,7 +406,7 @@ class Hub:
             await self._over(self._originate(session, how))
 
     async def _originate(self, session: CallSession, how: Mapping[str, Any]) -> None:
-        if session.app in self.taken:
+        if session.app in self._web.taken:
             raise AppReplaced(
                 f"another process has the Stasis app {session.app!r}: it would get the call",
                 where=self.ari.url,
@@ -589,7 +485,7 @@ class Hub:
                 return await self.ari.ask(request)
             except AriError as exc:
                 log.warning("%s %s: %s", request.method, request.path, exc)
-            if self._stopped or not self._hears:
+            if self._stopped or not self._web.hear:
                 return None
             await asyncio.sleep(pause)
         return None
@@ -932,36 +828,6 @@ class Hub:
 
     # --- the connection ---------------------------------------------------------------------------------
 
-    def _on_down(self, reason: str) -> None:
-        if self._move is not None:
-            self._move.cut()
-        taken = [stream for stream in self._streams if isinstance(stream.failure, AppReplaced)]
-        for stream in taken:  # others have all of its apps; the rest goes on
-            self._streams.remove(stream)
-            self.ari.attach(self._streams[0] if self._streams else None)
-        failures = [s.failure for s in self._streams or taken if s.failure is not None]
-        if failures and not taken:
-            log.error("%s is given up, and its calls are over here: %s", self.ari.url, reason)
-            self._lose([app for stream in self._streams if stream.failure is not None for app in stream.apps])
-        elif failures or not taken:
-            log.warning("the event connection to %s is down: %s", self.ari.url, reason)
-        for failure in failures:
-            if isinstance(failure, AriAuthFailed):  # told to one of them; the others go on to send calls
-                for stream in self._streams:
-                    stream.fail(failure)
-        if failures and self.failed is not None and not self.failed.done():
-            self.failed.set_exception(failures[0])
-            self.failed.exception()  # seen: who started the app by hand may not ask
-
-    def _on_taken(self, app: str) -> None:
-        """Another process has this app, so it adopts its calls: here they are over, there they go on."""
-        if self._move is not None and self._move.left(app):
-            return
-        log.error("another process took the Stasis app %s at %s: its calls go there", app, self.ari.url)
-        self._registered.discard(app)
-        self.taken.add(app)
-        self._lose([app])
-
     def _lose(self, apps: Sequence[str]) -> None:
         """Nothing is told any more of the calls of these apps."""
         for session in list(self.sessions.values()):
@@ -981,7 +847,7 @@ class Hub:
         self._release = None  # it may be another one
         for pause in chain(RESYNC_PAUSES, repeat(RESYNC_PAUSES[-1])):
             try:
-                await self._filter(sorted(self._registered))
+                await self._web.filter(sorted(self._web.registered))
                 await self._resync(adopting=False)
             except Exception as exc:
                 ours = exc if not isinstance(exc, AriError) else None  # a fault of ours has a traceback
@@ -989,11 +855,6 @@ class Hub:
                 await asyncio.sleep(pause)
             else:
                 return
-
-    async def _filter(self, apps: list[str]) -> None:
-        for answer in await self.ari.ask_all([requests.event_filter(app, UNREAD) for app in apps]):
-            if answer.status >= 300:
-                log.warning("Asterisk does not filter events: %s", answer.message)
 
     async def _resync(self, *, adopting: bool) -> None:
         """Compare the table with Asterisk: subscribe first, then look, so that nothing falls between.
@@ -1017,14 +878,14 @@ class Hub:
             if (
                 row["id"].startswith(AUX)
                 and row["id"] not in self._aux_of
-                and row["name"] in self._registered
+                and row["name"] in self._web.registered
             ):
                 self._spawn(self._insist(requests.destroy_bridge(row["id"])))
 
     async def _come_back(self, channels: Iterable[Mapping[str, Any]]) -> None:
         """Calls of ours whose StasisStart was lost: they were answered, or came back from the dialplan."""
         for place in await self.places(row for row in channels if self._may_come(row["id"])):
-            if place.app in self._registered and self._may_come(place.channel["id"]):
+            if place.app in self._web.registered and self._may_come(place.channel["id"]):
                 self._arrived(place.app, place.channel, place.args)
 
     def _may_come(self, call_id: str) -> bool:
@@ -1035,7 +896,7 @@ class Hub:
         """Take those of these channels that are in our apps and that nobody here knows. Raises AriError."""
         strange = [row for row in channels if not self.table.known(row["id"])]
         for place in await self.places(strange):
-            if place.app in self._registered and not self.table.known(place.channel["id"]):
+            if place.app in self._web.registered and not self.table.known(place.channel["id"]):
                 self._found(*place, adopting=adopting)
 
     def _found(self, channel: Mapping[str, Any], app: str, args: list[str], *, adopting: bool) -> None:
@@ -1076,69 +937,6 @@ def _place(channel: Mapping[str, Any], note: str) -> Place:
     moved_to, _, line = note.partition(" ")
     # From another line of the dialplan it has come into an app anew, after it was moved.
     return Place(channel, moved_to if line == line_of(channel) else app, args)
-
-
-def _shares(apps: Sequence[str], most: int) -> Iterator[list[str]]:
-    """The apps, as many to a websocket as its request line takes."""
-    share: list[str] = []
-    size = 0
-    for app in apps:
-        more = len(quote(app, safe="")) + 1
-        if share and (len(share) == most or size + more > APPS_BYTES):
-            yield share
-            share, size = [], 0
-        share.append(app)
-        size += more
-    if share:
-        yield share
-
-
-class _Move:
-    """Apps go from some websockets of ours to a new one, whose events wait until the old ones have told their
-    last: no call may end before it began.
-
-    Asterisk ends the part of an old one with ApplicationReplaced, behind all that it was told before.
-    """
-
-    def __init__(self, apps: Sequence[str], on_event: Callable[[Event], None]) -> None:
-        self.gone: set[str] = set()  # from the old ones
-        self._apps = set(apps)
-        self._on_event = on_event
-        self._held: list[Event] | None = []  # None when the move is over
-        self._over = asyncio.Event()
-
-    def left(self, app: str) -> bool:
-        """An old one has told its last of this app; False when it is none of the move."""
-        if app not in self._apps or app in self.gone:
-            return False
-        self.gone.add(app)
-        if self.gone == self._apps:
-            self._over.set()
-        return True
-
-    def cut(self) -> None:
-        """A websocket was lost, and what it had to tell."""
-        self._over.set()
-
-    async def over(self) -> None:
-        """Return when all apps have left the old ones, or a websocket was lost, or in MOVE_SECONDS."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), MOVE_SECONDS)
-
-    def on_event(self, event: Event) -> None:
-        """What the new one tells."""
-        if self._held is None:
-            self._on_event(event)
-        else:
-            self._held.append(event)
-
-    def end(self) -> None:
-        held, self._held = self._held or [], None
-        for event in held:
-            try:
-                self._on_event(event)
-            except Exception:
-                log.exception("an event of type %s was not handled", event["type"])
 
 
 MOVED: Final = "voxtractl-moved"  # first Stasis argument of a call that came from a dead worker

@@ -9,8 +9,7 @@ import pytest
 
 from tests.unit.runtime.test_nodes import Asterisk, Taker, in_stasis, until
 from voxtractl.errors import AriAuthFailed
-from voxtractl.runtime import hub as hub_module
-from voxtractl.runtime import lifecycle
+from voxtractl.runtime import lifecycle, websockets
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.lifecycle import State
 
@@ -116,7 +115,7 @@ async def test_after_a_cut_the_line_of_the_dialplan_says_whether_it_left(
 
 
 async def test_a_refused_password_ends_every_stream_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "APPS_BYTES", 1)
+    monkeypatch.setattr(websockets, "APPS_BYTES", 1)
     asterisk, hub, _ = await served()
     first, second = asterisk.streams
     first.failure = AriAuthFailed("wrong password", method="GET", path="/channels", status=401)

@@ -580,7 +580,7 @@ async def test_an_app_that_cannot_be_taken_back_now_is_taken_back_later() -> Non
     hub.serve("voxtra-acme", Taker("nothing"))  # type: ignore[arg-type]
     await hub.start()
     await asterisk.streams.pop().close()
-    hub._on_taken("voxtra-acme")
+    hub._web._on_taken("voxtra-acme")
     asterisk.no_websocket = True
     with pytest.raises(AriUnreachable):
         await hub.reclaim(force=True)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.runtime.test_nodes import Asterisk, Stream, Taker, away, in_stasis, until
 from voxtractl.errors import AppReplaced, AriUnreachable
-from voxtractl.runtime import hub as hub_module
+from voxtractl.runtime import websockets
 from voxtractl.runtime.hub import Hub
 
 START = {
@@ -70,8 +70,8 @@ class Node:
 
 @pytest.fixture
 async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
-    monkeypatch.setattr(hub_module, "STREAMS_MAX", 2)
-    monkeypatch.setattr(hub_module, "MOVE_SECONDS", 60.0)
+    monkeypatch.setattr(websockets, "STREAMS_MAX", 2)
+    monkeypatch.setattr(websockets, "MOVE_SECONDS", 60.0)
     node = Node()
     await node.hub.start()
     await node.serve("first", "beta")
@@ -104,7 +104,7 @@ async def test_after_a_cut_in_a_move_asterisk_is_asked_what_was_missed(
     node: Node, monkeypatch: pytest.MonkeyPatch, silent: bool
 ) -> None:
     if silent:  # not even that is told
-        monkeypatch.setattr(hub_module, "MOVE_SECONDS", 0.05)
+        monkeypatch.setattr(websockets, "MOVE_SECONDS", 0.05)
     node.streams[1].more["on_event"](START)
     serving = asyncio.create_task(node.serve("gamma"))
     await until(lambda: len(node.streams) == 4)
@@ -136,10 +136,10 @@ async def test_apps_that_were_lost_in_a_move_are_registered_again(
         await node.serve("gamma")
     assert node.hub.waiting == {"beta"}
     assert not node.hub.connected
-    monkeypatch.setattr(hub_module, "STREAMS_MAX", 8)
+    monkeypatch.setattr(websockets, "STREAMS_MAX", 8)
     await node.hub.register()
     assert node.asterisk.apps == ["beta", "first", "gamma"]
-    assert node.hub._hears
+    assert node.hub._web.hear
     await until(lambda: "call_ended" in node.names)
 
 
@@ -161,7 +161,7 @@ async def test_a_move_that_cannot_begin_leaves_all_as_it_was(
 
 
 async def test_full_websockets_are_left_alone(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "APPS_MAX", 1)
+    monkeypatch.setattr(websockets, "APPS_MAX", 1)
     await node.serve("gamma", "delta")
     assert len(node.streams) == 4
     assert all(stream.is_open for stream in node.streams)
