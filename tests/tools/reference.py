@@ -239,6 +239,9 @@ def _commands_page() -> Iterator[str]:
     yield ""
     yield from _table(("option", "variable", "meaning"), _global_rows(root, ctx))
     yield ""
+    yield "`voxtractl --install-completion` lets the shell complete commands, options and the names of the"
+    yield "document; `--show-completion` prints what it would install."
+    yield ""
     yield from _table(("other variable", "meaning"), ((f"`{k}`", v) for k, v in VARIABLES.items()))
     for name, command, own in commands():
         yield from ("", f"## `voxtractl {name}`", "", _flat(command.help), "")
@@ -263,6 +266,8 @@ def _flat(text: str | None) -> str:
 def _global_rows(root: Any, ctx: Any) -> Iterator[tuple[str, ...]]:
     names = {f.name for f in fields(Settings)} - {"sources"}
     for parameter in root.get_params(ctx):
+        if parameter.name in {"install_completion", "show_completion"}:  # alone on the line
+            continue
         spelled, words = parameter.get_help_record(ctx)
         variable = f"`{PREFIX}{parameter.name.upper()}`" if parameter.name in names else ""
         yield f"`{spelled}`", variable, words

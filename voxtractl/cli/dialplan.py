@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 
-from voxtractl.cli import context, show
+from voxtractl.cli import complete, context, show
 from voxtractl.cli.progress import reporter, wait
 from voxtractl.errors import Interrupted, NodeError, UsageFault, VoxtractlError
 from voxtractl.settings import Settings
@@ -45,7 +45,9 @@ _EXIT_CODE = typer.Option(False, "--exit-code", help="Exit 6 when something is p
 
 @app.command()
 def render(
-    tenants: list[str] | None = typer.Argument(None, help="Only these tenants' files."),
+    tenants: list[str] | None = typer.Argument(
+        None, help="Only these tenants' files.", autocompletion=complete.tenants
+    ),
     out: Path | None = typer.Option(None, "--out", help="Write the files below this folder, one per node."),
 ) -> None:
     """Render the files of each node; needs no Asterisk. Passwords show as stars, except in files."""
@@ -176,7 +178,11 @@ def reload(
 
 
 @app.command()
-def verify(tenants: list[str] | None = typer.Argument(None, help="Only these tenants.")) -> None:
+def verify(
+    tenants: list[str] | None = typer.Argument(
+        None, help="Only these tenants.", autocompletion=complete.tenants
+    ),
+) -> None:
     """Prove that Asterisk runs the current revision.
 
     Every file, every DID, every endpoint is asked for; changes nothing.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from voxtractl.cli import context, show
+from voxtractl.cli import complete, context, show
 from voxtractl.errors import Interrupted, OutputFailed, UsageFault, VoxtractlError
 from voxtractl.settings import Settings
 
@@ -104,7 +104,6 @@ def build() -> Any:
         cls=Commands,
         name="voxtractl",
         rich_markup_mode=None,
-        add_completion=False,
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
@@ -117,7 +116,12 @@ def _root(
         None, "--config", "-c", help="The document. [tenants.toml]", show_default=False
     ),
     node: list[str] | None = typer.Option(
-        None, "--node", "-n", help="Only this node; repeatable.", show_default=False
+        None,
+        "--node",
+        "-n",
+        help="Only this node; repeatable.",
+        show_default=False,
+        autocompletion=complete.nodes,
     ),
     output: str | None = typer.Option(
         None, "--output", "-o", metavar="text|json", help="Form of the result.", show_default=False
@@ -209,7 +213,9 @@ def run(words: Sequence[str]) -> int:
             return _fail(Interrupted("interrupted"))
         except typer.TyperException as error:  # how typer says that the line was typed wrongly
             return _usage(error)
-        except (BrokenPipeError, SystemExit):
+        except (BrokenPipeError, SystemExit) as end:
+            if isinstance(end, SystemExit) and not end.code:  # typer has completed a word for the shell
+                return 0
             # The reader went away (`| head`); typer tells it with sys.exit when it was the first to notice.
             show.give_up(sys.stdout)
             return 141

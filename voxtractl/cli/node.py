@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 
-from voxtractl.cli import context, show
+from voxtractl.cli import complete, context, show
 from voxtractl.cli.progress import reporter, wait
 from voxtractl.errors import HostKeyUnknown, PlanRefused, UsageFault
 
@@ -32,7 +32,9 @@ app = typer.Typer(
     add_completion=False,
 )
 
-NAMES: Final = typer.Argument(None, metavar="[NAME]...", help="All nodes when none is named.")
+NAMES: Final = typer.Argument(
+    None, metavar="[NAME]...", help="All nodes when none is named.", autocompletion=complete.nodes
+)
 
 
 @app.command("list")
@@ -157,7 +159,9 @@ def check(names: list[str] | None = NAMES) -> None:
 
 @app.command()
 def trust(
-    name: str = typer.Argument(metavar="NAME", help="A node whose store is sftp://…"),
+    name: str = typer.Argument(
+        metavar="NAME", help="A node whose store is sftp://…", autocompletion=complete.nodes
+    ),
     fingerprint: str = typer.Option(
         None, "--fingerprint", metavar="SHA256:…", help="What the node itself shows.", show_default=False
     ),

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from voxtractl.cli import context, show
+from voxtractl.cli import complete, context, show
 from voxtractl.errors import PartialFailure, UsageFault, VoxtractlError
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.command()
 def run(
-    tenants: list[str] | None = typer.Argument(None, metavar="[TENANT]...", help="Only these tenants."),
+    tenants: list[str] | None = typer.Argument(
+        None, metavar="[TENANT]...", help="Only these tenants.", autocompletion=complete.tenants
+    ),
     drain: float = typer.Option(30.0, "--drain", min=0, metavar="SECONDS", help="Time for calls to finish."),
     worker: str | None = typer.Option(
         None, "--worker", metavar="K/N", help="This is process K of N (workers in the document)."

@@ -12,7 +12,7 @@ from typing import Any, Final
 import typer
 
 from voxtractl import files
-from voxtractl.cli import context, show
+from voxtractl.cli import complete, context, show
 from voxtractl.errors import DocumentError, FleetError, Reason, UsageFault
 from voxtractl.files import Source
 from voxtractl.model import document
@@ -30,7 +30,8 @@ app = typer.Typer(
 )
 
 PUSH: Final = typer.Option(False, "--push", help="Then push to the nodes and prove it live.")
-SLUG: Final = typer.Argument(metavar="SLUG", help="The tenant's short name.")
+NEW: Final = typer.Argument(metavar="SLUG", help="The tenant's short name.")
+SLUG: Final = typer.Argument(metavar="SLUG", help="The tenant's short name.", autocompletion=complete.tenants)
 
 # How `tenant set KEY=VALUE` reads a value that is not spelled as TOML. Everything else is text.
 LISTS: Final = frozenset(
@@ -43,7 +44,7 @@ SCALARS: Final = frozenset(
 
 @app.command()
 def add(
-    slug: str = SLUG,
+    slug: str = NEW,
     name: str = typer.Option(None, "--name", help="Name for people.", show_default=False),
     did: list[str] = typer.Option(
         None, "--did", help="A number of the tenant, +265…; repeatable.", show_default=False

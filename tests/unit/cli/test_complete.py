@@ -1,0 +1,95 @@
+"""What a shell completes: asked as bash asks, with the script that `--show-completion` prints."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCUMENT = """
+[nodes.pbx1]
+ari = "http://127.0.0.1:8088"
+ari_user = "voxtractl"
+ari_password_env = "PASSWORD"
+store = "memory:pbx1"
+[nodes.lab]
+ari = "http://127.0.0.1:8089"
+ari_user = "voxtractl"
+ari_password_env = "PASSWORD"
+store = "memory:lab"
+[tenants.acme]
+dids = ["+265999000001"]
+[tenants.adams]
+dids = ["+265999000002"]
+[tenants.beta]
+dids = ["+265999000003"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tenants.toml").write_text(DOCUMENT)
+    command = tmp_path / "voxtractl"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m voxtractl "$@"\n')
+    command.chmod(0o755)
+    return tmp_path
+
+
+def completed(folder: Path, line: str) -> list[str]:
+    """What bash offers at the end of the line."""
+    script = """
+    eval "$(voxtractl --show-completion)"
+    COMP_WORDS=($1) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+    if [[ $1 == *" " ]]; then COMP_WORDS+=(""); ((COMP_CWORD++)); fi
+    _voxtractl_completion voxtractl
+    printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    path = f"{folder}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", script, "bash", line],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("voxtractl ten", ["tenant"]),
+        ("voxtractl tenant sh", ["show"]),
+        ("voxtractl tenant show a", ["acme", "adams"]),
+        ("voxtractl tenant add a", []),
+        ("voxtractl run b", ["beta"]),
+        ("voxtractl run acme b", ["beta"]),
+        ("voxtractl --node ", ["lab", "pbx1"]),
+        ("voxtractl node check p", ["pbx1"]),
+        ("voxtractl dialplan verify ", ["acme", "adams", "beta"]),
+        ("voxtractl dialplan push --allow-d", ["--allow-deletes"]),
+        ("voxtractl --config missing.toml tenant show ", []),
+    ],
+)
+def test_bash_is_offered_commands_options_and_names(folder: Path, line: str, words: list[str]) -> None:
+    assert completed(folder, line) == words
+
+
+def test_a_document_that_is_broken_offers_no_names_and_no_noise(folder: Path) -> None:
+    (folder / "tenants.toml").write_text("[tenants")
+    assert completed(folder, "voxtractl tenant show ") == []
+
+
+def test_it_is_installed_for_the_user_alone(folder: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", "voxtractl --install-completion; echo $?"],
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder / "home")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "0"
+    assert "voxtractl" in (folder / "home" / ".bashrc").read_text()

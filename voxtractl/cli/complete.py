@@ -1,0 +1,35 @@
+"""What the shell completes from the document: the names of tenants and nodes.
+
+Quiet: whatever is wrong with the document, nothing is offered, and the command itself will tell.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from voxtractl.errors import VoxtractlError
+from voxtractl.settings import Settings
+
+__all__ = ["nodes", "tenants"]
+
+
+def tenants(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _names("tenants", ctx, incomplete)
+
+
+def nodes(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _names("nodes", ctx, incomplete)
+
+
+def _names(kind: str, ctx: typer.Context, begin: str) -> list[str]:
+    from voxtractl import files
+    from voxtractl.model import document
+
+    given: Path | None = ctx.find_root().params.get("config")
+    typed: dict[str, Any] = {"config": given} if given is not None else {}
+    try:
+        fleet = document.parse(files.read_sources(Settings.load(typed).config))
+    except VoxtractlError:
+        return []
+    return sorted(name for name in getattr(fleet, kind) if name.startswith(begin))
