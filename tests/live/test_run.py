@@ -23,6 +23,7 @@ from tests.live.conftest import NodeDocument
 from tests.live.pbx import ACME, BETA, Pbx, until
 from tests.tools.proxy import proxy
 from voxtractl.lab import Lab
+from voxtractl.runtime.websockets import STREAMS_MAX
 
 GAMMA = "+265999000003"
 
@@ -981,6 +982,48 @@ async def test_more_apps_than_a_websocket_takes(pbx: Pbx) -> None:
         assert {event["tenant"] for event in run.of("call_ended")} == {"t000", "t405", "t409"}
         run.process.terminate()
         await run.ends()
+
+
+async def test_tenants_that_come_one_by_one_share_the_connections_of_their_node(pbx: Pbx) -> None:
+    """Each came with a websocket of its own, and Asterisk takes 100 connections when nothing else is said."""
+
+    def tenants(count: int) -> str:
+        return document(acme="acme.py:app") + "".join(
+            f'[tenants.t{n:02d}]\ndids = ["+2658{n:07d}"]\nhandler = "same.py:app"\n' for n in range(count)
+        )
+
+    most = 2 * STREAMS_MAX + 3
+    write(pbx, tenants(most), acme=WAITS, same=SAYS_BYE)
+    await pushed(pbx)
+    write(pbx, tenants(0))
+    async with running(pbx) as run:
+        far = pbx.call(ACME)
+        await until(lambda: len(run.of("call_answered")) == 1)
+        for count in range(1, most + 1):
+            write(pbx, tenants(count))
+            run.process.send_signal(signal.SIGHUP)
+            await run.says(f"reloaded: {count + 1} tenants served")
+        await until(lambda: connections(run.process.pid, pbx.lab.http_port) < most, most=40)  # HTTP's too
+        for number in range(most):
+            pbx.call(f"+2658{number:07d}")
+        await until(lambda: len(run.of("call_ended")) == most)
+        assert {event["tenant"] for event in run.of("call_started")} == {"acme"} | {
+            f"t{number:02d}" for number in range(most)
+        }
+        assert far.up
+        far.hangup()
+        await until(lambda: run.of("call_ended")[-1]["tenant"] == "acme")
+        assert run.of("call_ended")[-1]["ended_by"] == "caller"
+        assert "another process" not in run.log
+        run.process.terminate()
+        await run.ends()
+
+
+def connections(pid: int, port: int) -> int:
+    """How many a process has to a port of this machine (proc(5): /proc/net/tcp, IPv4 in hexadecimal)."""
+    own = {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[2].endswith(f":{port:04X}") and f"socket:[{row[9]}]" in own for row in rows)
 
 
 async def test_a_worker_takes_the_calls_of_one_that_died(pbx: Pbx) -> None:
