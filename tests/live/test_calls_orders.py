@@ -48,6 +48,10 @@ exten => s,1,Read(PIN,,4,,1,3)
 exten => s,1,Wait(1)
  same => n,Stasis(voxtra-acme,again)
  same => n,Hangup()
+[home-from-queue]
+exten => s,1,UserEvent(VoxtraQueue,Status: TIMEOUT)
+ same => n,Stasis(voxtra-acme,again)
+ same => n,Hangup()
 [home-again]
 exten => s,1,Stasis(voxtra-acme,again)
  same => n,Hangup()
@@ -118,6 +122,29 @@ async def test_a_hook_that_only_returns_something_to_await_is_run_to_its_end(pbx
 
     await run(pbx, handler)
     assert sorted(cleaned) == ["lambda", "object"]
+
+
+async def test_a_hook_that_takes_other_arguments_harms_nothing_but_itself(pbx: Pbx) -> None:
+    ran: list[str] = []
+
+    async def handler(call: CallSession) -> str:
+        @call.on_hangup  # type: ignore[type-var]
+        async def cleanup(call: CallSession) -> None: ...
+
+        @call.on_hangup
+        async def second() -> None:
+            ran.append("second")
+
+        @call.on_dtmf  # type: ignore[arg-type]
+        async def pressed() -> None: ...
+
+        await call.answer()
+        return await call.listen_dtmf(timeout=3)
+
+    async with serving(pbx, handler) as (app, seen):
+        pbx.call(ACME, "far-dtmf", "5")
+        assert await asyncio.wait_for(seen.result, 10) == "5"
+        await until(lambda: ran == ["second"] and not app.calls)
 
 
 # --- leaving and coming back ------------------------------------------------------------------------------
@@ -277,6 +304,20 @@ async def test_a_tone_does_not_keep_a_caller_from_the_queue(pbx: Pbx) -> None:
             return (await call.transfer_to_queue("support", {"intent": "sales"})).status
 
     assert await run(pbx, handler) == "ANSWERED"
+
+
+async def test_how_the_last_queue_was_left_is_told_not_the_one_before(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> tuple[str | None, str]:
+        await call.answer()
+        await call.continue_in_dialplan("home-from-queue")
+        await call._home.wait()
+        before = call.queue_status
+        return before, (await call.transfer_to_queue("support")).status
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 30) == ("TIMEOUT", "ANSWERED")
+        assert [end["queue_status"] for end in seen.ends()] == ["ANSWERED"]
 
 
 # --- sounds, holding, connecting --------------------------------------------------------------------------

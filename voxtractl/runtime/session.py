@@ -1196,14 +1196,15 @@ class CallSession:
         function = hook.func if isinstance(hook, partial) else hook
         call = getattr(function, "__call__", None)  # noqa: B004  an object with an async __call__
         if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
-            task = self._background(self._awaited(cast("Awaitable[object]", hook())))
+            task = self._background(self._awaited(cast("Callable[[], Awaitable[object]]", hook)))
         else:
             task = self._background(self._in_thread(hook))
         self._taker.keep(task)
 
-    async def _awaited(self, work: Awaitable[object]) -> None:
+    async def _awaited(self, hook: Callable[[], Awaitable[object]]) -> None:
+        """Called in here: one that takes other arguments must not end who runs it."""
         try:
-            await work
+            await hook()
         except (SystemExit, KeyboardInterrupt):  # a user's code: either would end the loop
             log.exception("a hook of call %s failed", self.id)
 
@@ -1224,7 +1225,7 @@ class CallSession:
         Thread(target=copy_context().run, args=(run,), name=f"hook of {self.id}", daemon=True).start()
         told = await done
         if inspect.isawaitable(told):
-            await self._awaited(told)
+            await self._awaited(lambda: told)
 
     def refuse(self, reason: str, *, by: EndedBy = EndedBy.HANDLER) -> None:
         """End the call without waiting for it; for the app."""
