@@ -641,7 +641,7 @@ class CallSession:
         context, extension = await self._queue(queue)
         for name, value in known.items():
             await self.set_variable(name, value)
-        self._entered, self._queue_answered = queue, False
+        self._enter(queue)
         try:
             await self._go_on(context, extension, attended=wait or self.direction is Direction.INBOUND)
         except BaseException:
@@ -652,6 +652,9 @@ class CallSession:
         await self._home.wait()
         self._touched = self._visits
         return Queued(queue, self.queue_status or "")
+
+    def _enter(self, queue: str) -> None:
+        self._entered, self._queue_answered, self.queue_status = queue, False, None
 
     @property
     def queue_left(self) -> str | None:
