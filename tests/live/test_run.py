@@ -1078,6 +1078,77 @@ async def test_a_worker_that_comes_back_leaves_its_moved_calls_where_they_are(pb
             await until(lambda: not pbx.channels())
 
 
+RINGS = WAITS.replace(
+    "    await call.listen_dtmf",
+    "    await call.record_start()\n    await call.play_tone('ring')\n    await call.listen_dtmf",
+)
+
+
+async def test_a_worker_that_takes_calls_which_hear_a_tone_goes_on_to_give_signs_of_life(pbx: Pbx) -> None:
+    adopts = (
+        "\n@app.on_adopt\nasync def adopted(call):\n    await call.set_variable('GLOBAL(SEEN)', call.id)\n"
+    )
+    write(pbx, "[defaults]\nworkers = 3\n" + document(acme="acme.py:app"), acme=RINGS + adopts)
+    await pushed(pbx)
+    async with (
+        running(pbx, "--worker", "1/3") as one,
+        running(pbx, "--worker", "2/3", number=2) as two,
+        running(pbx, "--worker", "3/3", number=3) as three,
+    ):
+        runs = (one, two, three)
+        while not one.of("call_answered"):  # the dialplan shares calls out by chance
+            pbx.call(ACME)
+            await until(
+                lambda: all(len(run.of("call_answered")) == len(run.of("call_started")) for run in runs)
+            )
+        theirs = {event["call_id"] for event in one.of("call_started")}
+        one.process.kill()
+        await until(lambda: len(two.of("call_ended")) >= len(theirs), most=30)
+        assert {event["call_id"] for event in two.of("call_adopted")} == theirs
+        await asyncio.sleep(6)  # longer than it takes to be taken for dead
+        assert not three.of("call_adopted")
+        await two.forced()
+        await three.forced()
+    for row in json.loads(pbx.ari("GET", "recordings/stored")[1]):
+        pbx.ari("DELETE", f"recordings/stored/{row['name']}")
+
+
+async def test_a_worker_that_cannot_reach_one_node_keeps_its_calls_at_another(pbx: Pbx) -> None:
+    adopts = "\n@app.on_adopt\nasync def adopted(call):\n    await call.listen_dtmf(timeout=60)\n"
+    write(
+        pbx,
+        "[defaults]\nworkers = 2\n" + document(acme="acme.py:app", beta="acme.py:app"),
+        acme=WAITS + adopts,
+    )
+    await pushed(pbx)
+    async with proxy(pbx.lab.http_port) as way:
+        here, _, tenants = pbx.config.read_text().partition("\n[defaults]")
+        there = re.sub('store = ".*"', 'store = "memory:other"', here.replace("[nodes.lab]", "[nodes.other]"))
+        rest = f'[defaults]{tenants}nodes = ["other"]\n'.replace(
+            "[tenants.beta]", 'nodes = ["lab"]\n[tenants.beta]'
+        )
+        pbx.config.write_text(f"{there}\n{here}\n{rest}")
+        folder = pbx.config.parent / "one"
+        folder.mkdir()
+        away = Pbx(pbx.lab, folder / "tenants.toml")
+        away.config.write_text(f"{there.replace(pbx.lab.ari_url, way.url)}\n{here}\n{rest}")
+        write_file(away, "acme", WAITS + adopts)
+        async with running(away, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
+            while not one.of("call_answered"):
+                pbx.call(ACME)
+                await until(
+                    lambda: all(
+                        len(run.of("call_answered")) == len(run.of("call_started")) for run in (one, two)
+                    )
+                )
+            await asyncio.sleep(3)  # signs of life go out every second
+            way.freeze()
+            await asyncio.sleep(9)
+            assert not two.of("call_adopted")
+            assert not one.of("call_ended")
+            way.thaw()
+
+
 async def test_a_call_that_no_worker_can_take_is_not_sent_to_and_fro(pbx: Pbx) -> None:
     shared = '[defaults]\napps = "shared"\napp_name = "voxtra"\nworkers = 2\n'
     write(pbx, shared + document(acme="acme.py:app", beta="beta.py:app"), acme=SAYS_BYE, beta="1 / 0\n")

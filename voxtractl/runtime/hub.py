@@ -44,7 +44,7 @@ from voxtractl.errors import (
 from voxtractl.runtime import lifecycle
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal, State
-from voxtractl.runtime.session import CallSession, line_of
+from voxtractl.runtime.session import CallSession, line_of, tone_of
 from voxtractl.runtime.websockets import Websockets
 from voxtractl.settings import Secret
 
@@ -672,6 +672,7 @@ class Hub:
         """A call that another process had; that one told its begin."""
         session = self._enter(app, taker, channel, args, "call_adopted")
         session.untouched = False  # a sound may be playing
+        self._send(requests.stop_playback(tone_of(session.id)), lambda _: None)
         session.post(taker.adopt, session)
 
     def _enter(
@@ -720,6 +721,7 @@ class Hub:
         """Give a call to another app of this Asterisk, and leave a note of it on the channel: Asterisk goes
         on to name the app that the dialplan sent it to."""
         call_id, line = place.channel["id"], line_of(place.channel)
+        await self._insist(requests.stop_playback(tone_of(call_id)))
         await self._insist(requests.set_variable(call_id, PLACE, f"{to} {line}"))
         answer = await self._insist(requests.move(call_id, to, args))
         if answer is not None and answer.status < 300:

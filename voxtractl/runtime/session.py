@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from voxtractl.runtime.hub import Hub, Taker
     from voxtractl.runtime.speech import Said, Transcript
 
-__all__ = ["AudioStream", "CallSession", "CallState", "Played", "Queued", "Recorded", "line_of"]
+__all__ = ["AudioStream", "CallSession", "CallState", "Played", "Queued", "Recorded", "line_of", "tone_of"]
 
 log = logging.getLogger(__name__)
 
@@ -361,7 +361,8 @@ class CallSession:
                 )
         if not media:
             raise UsageFault(f"{op} needs something to play")
-        playback = uuid4().hex
+        tone = tone_of(self.id)
+        playback = tone if _is_tone(media) and tone not in self._sounding else uuid4().hex
         done = self._expect(playback, op)
         self._playing[playback] = media
         self._sounding.add(playback)
@@ -423,7 +424,7 @@ class CallSession:
     async def _stop_sounds(self, *, tones: bool = False) -> None:
         """Stop what can be stopped of all that plays, or only the tones, which never end."""
         for playback, media in [] if self._is_gone else list(self._playing.items()):
-            if not tones or any(uri.startswith("tone:") for uri in media):
+            if not tones or _is_tone(media):
                 await self._end_sound(playback, media)
 
     async def _until_quiet(self, op: str, *, at_once: bool = False, leaving: bool = False) -> None:
@@ -1347,6 +1348,16 @@ def line_of(channel: Mapping[str, Any]) -> str:
     """The line of the dialplan that it is in."""
     dialplan = channel.get("dialplan") or {}
     return f"{dialplan.get('context')},{dialplan.get('exten')},{dialplan.get('priority')}"
+
+
+def tone_of(call_id: str) -> str:
+    """The id of the tone that a call hears. A tone has no end, and holds up what else is done with the call:
+    whoever has the call after us must be able to stop it."""
+    return f"vx-tone-{call_id}"
+
+
+def _is_tone(media: Sequence[str]) -> bool:
+    return any(uri.startswith("tone:") for uri in media)
 
 
 def _called(channel: Mapping[str, Any], args: Sequence[str]) -> str:

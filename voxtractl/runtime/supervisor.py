@@ -40,7 +40,7 @@ from voxtractl.model.node import Node
 from voxtractl.model.tenant import Tenant
 from voxtractl.runtime.app import VoxtraApp
 from voxtractl.runtime.event_loop import new_tenant_loop
-from voxtractl.runtime.hub import MOVED, Hub
+from voxtractl.runtime.hub import AUX, MOVED, Hub, Place
 from voxtractl.runtime.journal import Journal, Sink
 from voxtractl.runtime.loading import Code
 from voxtractl.runtime.usage import Usage
@@ -63,6 +63,7 @@ LOOK_EVERY: Final = 2.0  # seconds between looks at the document's files
 BLOCKED_AFTER: Final = 2.0  # seconds a tenant's loop may not turn before it is told
 BEAT: Final = 1.0  # seconds between a worker's signs of life
 DEAD_AFTER: Final = 5.0  # seconds without one until its calls are moved
+MOVES: Final = 16  # calls at once; each may keep a connection for the length of a sound
 ALIVE: Final = "VOXTRA_WORKER_ALIVE"
 
 
@@ -180,6 +181,8 @@ class Supervisor:
         self._blocked: set[_Loop] = set()  # those whose block was told
         self._beaten = 0  # signs of life so far
         self._beats: dict[tuple[str, int], tuple[str, float]] = {}  # of the other workers, and when they came
+        self._moving: set[str] = set()  # calls of dead workers that are being moved here
+        self._moves = asyncio.Semaphore(MOVES)
         self._bases: dict[str, str] = {}  # our apps → the tenants' app, without the worker's number
         self._reloading = asyncio.Lock()
         self._registering: set[str] = set()  # nodes where it is tried
@@ -233,7 +236,8 @@ class Supervisor:
         self._go(self._every(BLOCKED_AFTER / 2, self._watch))
         self._go(self._every(LOOK_EVERY, self._look))
         if self.worker is not None and self.worker.count > 1:
-            self._go(self._every(BEAT, self._beat))
+            for name, hub in self.hubs.items():  # each at its own pace: one may be away
+                self._go(self._every(BEAT, partial(self._beat, name, hub)))
         for load in late:
             self._go(self._serve_late(load))
         self.serves = True
@@ -255,7 +259,8 @@ class Supervisor:
             try:
                 await work()
             except Exception:
-                log.exception("%s failed, and is tried again", work.__name__.strip("_"))
+                what = work.func if isinstance(work, partial) else work
+                log.exception("%s failed, and is tried again", what.__name__.strip("_"))
 
     async def drain(self, seconds: float) -> int:
         """New calls take the fallback, running ones get so long, the rest are ended; returns how many those
@@ -717,14 +722,13 @@ class Supervisor:
 
     # --- workers ----------------------------------------------------------------------------------------
 
-    async def _beat(self) -> None:
-        """Show that this worker lives, and take over the calls of the next one that does not."""
+    async def _beat(self, name: str, hub: Hub) -> None:
+        """Show a node that this worker lives, and take over the calls of the next one that does not."""
         self._beaten += 1
-        for name, hub in self.hubs.items():
-            try:
-                await self._beat_at(name, hub)
-            except AriError as exc:
-                log.debug("no sign of life at %s: %s", name, exc)
+        try:
+            await self._beat_at(name, hub)
+        except AriError as exc:
+            log.debug("no sign of life at %s: %s", name, exc)
 
     async def _beat_at(self, name: str, hub: Hub) -> None:
         worker = self.worker
@@ -753,13 +757,27 @@ class Supervisor:
         return now - since < DEAD_AFTER
 
     async def _inherit(self, hub: Hub, dead: int) -> None:
-        """Move the calls of a dead worker here; they come as a StasisStart that says so."""
+        """Begin to move the calls of a dead worker here; they come as a StasisStart that says so."""
         theirs = {naming.worker_app(base, dead, self._workers): ours for ours, base in self._bases.items()}
         for place in await hub.places(await hub.ari.request(requests.channels())):
-            if place.app in theirs:
-                moved = await hub.move(place, theirs[place.app], [MOVED, *place.args])
-                told = "moved" if moved else "not moved"
-                log.warning("call %s of worker %d %s", place.channel["id"], dead, told)
+            call_id = place.channel["id"]
+            if place.app in theirs and call_id not in self._moving:
+                self._moving.add(call_id)
+                self._go(self._move(hub, place, theirs[place.app], dead))
+
+    async def _move(self, hub: Hub, place: Place, to: str, dead: int) -> None:
+        """In a task of its own: it takes as long as the sound that the call hears, and who gives no sign of
+        life meanwhile is taken for dead too."""
+        call_id = place.channel["id"]
+        try:
+            async with self._moves:
+                if call_id.startswith(AUX):  # what a call had of its own ends with who used it
+                    await hub.remove_aux(call_id)
+                    return
+                moved = await hub.move(place, to, [MOVED, *place.args])
+        finally:
+            self._moving.discard(call_id)
+        log.warning("call %s of worker %d %s", call_id, dead, "moved" if moved else "not moved")
 
     def _elsewhere(self, name: str, app: str) -> list[str]:
         """The same app at the workers that live and take calls."""
