@@ -333,6 +333,37 @@ async def test_another_process_with_the_same_app_gets_the_calls_and_none_is_kill
             await second.stop()
 
 
+async def test_calls_of_an_app_that_was_taken_and_is_left_behind_are_adopted_again(pbx: Pbx) -> None:
+    """The second process is killed: nobody else will ever have its calls. A tone holds nothing up."""
+    adopted: asyncio.Future[CallSession] = asyncio.get_running_loop().create_future()
+    status: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    second = VoxtraApp(**pbx.account, app_name="voxtra-acme")
+
+    @second.on_adopt
+    async def rings(call: CallSession) -> None:
+        await call.play_tone("ring")
+        adopted.set_result(call)
+        await call.wait_ended()
+
+    async with serving(pbx, nothing) as (first, seen):
+
+        @first.on_adopt
+        async def again(call: CallSession) -> None:
+            status.set_result((await call.play_file("hello-world")).status)
+
+        far = pbx.call()
+        call = await in_time(seen.call)
+        await until(lambda: call.is_up)
+        await second.start()
+        await in_time(adopted)
+        await asyncio.sleep(0.2)  # the tone begins
+        await second._hubs[0]._streams[0].close()
+        await first._hubs[0].reclaim(force=True)
+        assert await in_time(status) == "done"
+        await until(lambda: not far.up)
+        await second.stop()
+
+
 # --- our own process --------------------------------------------------------------------------------------
 
 SCRIPT = """\

@@ -412,7 +412,8 @@ class CallTable:
         return MappingProxyType(self._live)
 
     def known(self, call_id: str) -> bool:
-        """True for a call that is not over, and for one that was among the last 10,000 to end."""
+        """True for a call that is not over, and for one that was among the last 10,000 to end; not for one
+        that was lost."""
         return call_id in self._live or call_id in self._recent
 
     def forget(self, call_id: str) -> None:
@@ -456,7 +457,9 @@ class CallTable:
         call.state = State.UP if move.to is State.RINGING and call.answered is not None else move.to
         actions = tuple(action for ask in move.asks for action in _ACT[ask](call, now))
         if call.state is State.ENDED:
-            self._forget(call, certain=isinstance(signal, Destroyed | WentOn))
+            del self._live[call_id]
+            if not isinstance(signal, Lost):  # it may go on elsewhere, and come back from there
+                self._remember(call_id, certain=isinstance(signal, Destroyed | WentOn))
         if isinstance(signal, Stayed) and call.handler_over is not None:
             return (*actions, *self.feed(call_id, call.handler_over, now))
         return actions
@@ -467,9 +470,8 @@ class CallTable:
             return (Delete(call_id, "normal"),)
         return ()
 
-    def _forget(self, call: Call, *, certain: bool) -> None:
-        del self._live[call.call_id]
-        self._recent[call.call_id] = certain
+    def _remember(self, call_id: str, *, certain: bool) -> None:
+        self._recent[call_id] = certain
         if len(self._recent) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]
 

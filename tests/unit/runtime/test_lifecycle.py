@@ -462,6 +462,12 @@ def test_a_late_start_of_a_call_that_was_destroyed_is_nothing() -> None:
     assert table.feed(CALL, Started(), 9.0) == ()
 
 
+def test_a_call_that_was_lost_may_come_back() -> None:
+    _, table = run(IN, Started(), Lost())
+    assert not table.known(CALL)
+    assert table.feed(CALL, Started(), 9.0) == ()
+
+
 def test_the_memory_of_ended_calls_is_bounded_and_keeps_the_last() -> None:
     table = CallTable()
     for number in range(RECENT_MAX + 5):
@@ -521,7 +527,7 @@ def test_every_order_ends_once(direction: Direction, up: bool, signals: list[Sig
     assert len(ends) == (0 if terminal is None else 1)
     assert len(gones) <= 1
     assert (CALL in table.live) == (terminal is None)
-    assert table.known(CALL)
+    assert table.known(CALL) == (terminal is None or not isinstance(signals[terminal], Lost))
     if terminal is None:
         return
     assert len(gones) == 1
