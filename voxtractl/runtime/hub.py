@@ -429,6 +429,10 @@ class Hub:
         elif error is not None or sending.cancelled():
             self._feed(call_id, lifecycle.Missing())
 
+    def _doubt(self, call_id: str, _: "asyncio.Future[Any]") -> None:
+        """Its originate is answered, and its events may have been lost before that."""
+        self._feed(call_id, lifecycle.Doubted())
+
     def _deleted(self, call_id: str, answer: Answer) -> None:
         if answer.status == 404:
             self._feed(call_id, lifecycle.Missing())
@@ -865,11 +869,12 @@ class Hub:
         """
         live = list(self.sessions.values())
         await self.ari.ask_all([self._subscription(s) for s in live if s.id not in self._followed])
+        sending = dict(self._sending)  # as it is before the list: it may be made, and answered, after that
         channels = {row["id"]: row for row in await self.ari.request(requests.channels())}
         for session in live:
-            if session.id in self._sending:
-                continue
-            if session.id in channels:
+            if session.id in sending:
+                sending[session.id].add_done_callback(partial(self._doubt, session.id))
+            elif session.id in channels:
                 self._present(session.id, channels[session.id])
                 session.post(session.resync)
             else:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from tests.unit.runtime.test_nodes import Asterisk, Taker, in_stasis, until
+from voxtractl.ari.requests import Request
 from voxtractl.errors import AriAuthFailed
 from voxtractl.runtime import lifecycle, websockets
 from voxtractl.runtime.hub import Hub
-from voxtractl.runtime.lifecycle import State
+from voxtractl.runtime.lifecycle import Direction, State
+from voxtractl.runtime.session import CallSession
 
 HERE = in_stasis("call")["dialplan"]
 
@@ -121,4 +123,36 @@ async def test_a_refused_password_ends_every_stream_of_the_node(monkeypatch: pyt
     first.failure = AriAuthFailed("wrong password", method="GET", path="/channels", status=401)
     first.more["on_down"]("wrong password")
     assert second.failure is first.failure
+    await hub.stop()
+
+
+async def test_a_call_out_that_is_made_after_the_channels_were_listed_is_not_lost() -> None:
+    asterisk, hub, told = await served()
+    listed = asyncio.Event()
+
+    async def originate(**_: Any) -> None:
+        await listed.wait()
+
+    async def ask_slowly(request: Request, **_: Any) -> Any:
+        answer = await Asterisk.request(asterisk, request)
+        if request.path == "/channels":  # the list is long: the call is made while it is on its way
+            listed.set()
+            await until(lambda: not hub._sending)
+        return answer
+
+    asterisk.originate = originate  # type: ignore[attr-defined]
+    asterisk.request = ask_slowly  # type: ignore[method-assign]
+    channel = {"id": "out", "state": "Down"}
+    taker = hub.taker("voxtra-acme")
+    assert taker is not None
+    out = CallSession(hub, taker, channel, ["1"], Direction.OUTBOUND, app="voxtra-acme")
+    sent = asyncio.create_task(hub.originate(out, endpoint="Local/1"))
+    await until(lambda: hub._sending)
+    await hub._resync(adopting=False)
+    await sent
+    assert "out" in hub.table.live
+    await until(
+        lambda: any(request.path == "/channels/out" for request in asterisk.asked)
+    )  # it is looked for
+    assert [event["event"] for event in told].count("call_ended") == 1  # of the one that is not listed
     await hub.stop()
