@@ -5,6 +5,7 @@ After each test no channel and no bridge is left, and each call has ended once (
 
 import asyncio
 import random
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -15,6 +16,8 @@ from tests.live.conftest import NodeDocument
 from tests.live.pbx import ACME, Far, Pbx, nothing, pushed, serving, until
 from tests.tools.proxy import proxy
 from tests.tools.sound import loudness
+from voxtractl import VoxtraApp
+from voxtractl.ari.client import ARIClient
 from voxtractl.errors import (
     AriUnreachable,
     CallEnded,
@@ -25,6 +28,8 @@ from voxtractl.errors import (
     UsageFault,
 )
 from voxtractl.lab import Lab
+from voxtractl.runtime.event_loop import new_tenant_loop
+from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.lifecycle import EndedBy
 from voxtractl.runtime.session import CallSession
 
@@ -500,6 +505,38 @@ async def test_an_originate_that_is_given_up_at_once_leaves_nothing_ringing(pbx:
         await pbx.empty()
         await until(lambda: not app.calls)
         assert len(seen.ends()) == seen.names().count("call_started")
+
+
+async def test_an_originate_that_is_given_up_in_another_thread_leaves_nothing_ringing(pbx: Pbx) -> None:
+    """Given up in the thread of its tenant while that of the hub is about to begin it."""
+    hub = Hub(ARIClient(*pbx.account.values()))
+    app = VoxtraApp(app_name="voxtra-acme")
+    tenant = new_tenant_loop()
+    thread = threading.Thread(target=tenant.run_forever)
+    thread.start()
+    app.attach([hub], lambda: tenant, tenant="acme")
+    hub.serve("voxtra-acme", app)
+    await hub.start()
+
+    async def give_up() -> bool:
+        hub.loop.call_soon_threadsafe(time.sleep, 0.1)
+        ringing = asyncio.create_task(app.originate("Local/s@far-rings/n"))
+        await asyncio.sleep(0.05)
+        hub.loop.call_soon_threadsafe(time.sleep, 0.3)  # after this it is begun
+        await asyncio.sleep(0.2)
+        ringing.cancel()
+        await asyncio.wait([ringing])
+        return ringing.cancelled()
+
+    given_up = asyncio.run_coroutine_threadsafe(give_up(), tenant)
+    assert await asyncio.wait_for(asyncio.wrap_future(given_up), 10)
+    await until(lambda: not hub.table.live, most=5)
+    await pbx.empty()
+    assert not app.calls
+    await hub.stop()
+    tenant.call_soon_threadsafe(tenant.stop)
+    thread.join()
+    tenant.close()
 
 
 async def test_a_sound_that_is_given_up_at_once_does_not_go_on(pbx: Pbx) -> None:

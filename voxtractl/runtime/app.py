@@ -535,9 +535,9 @@ class VoxtraApp:
                 f"{endpoint} did not answer", disposition="no_answer", call=call.id
             ) from None
         except BaseException:
-            if call.id in hub.sessions:
-                call.refuse("normal", by=EndedBy.HANDLER)
-            else:  # it was not begun
+            # Whether it was begun, the hub knows; what is seen of that in here may be a moment old.
+            call.refuse("normal", by=EndedBy.HANDLER)
+            if call.id not in hub.sessions:
                 self.calls.pop(call.id, None)
             raise
         if ended is None:
