@@ -431,6 +431,31 @@ async def test_a_transfer_that_is_given_up_ends_who_was_called(pbx: Pbx) -> None
         assert await asyncio.wait_for(seen.result, 20) == 1
 
 
+async def test_who_answers_in_the_moment_when_it_is_given_up_is_ended_too(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        loop = asyncio.get_running_loop()
+        for turns in range(6):  # of the loop, between the answer and the end of patience
+            before = set(app.calls)
+            task = asyncio.create_task(call.consult("Local/s@far-late/n"))
+            await until(lambda: set(app.calls) - before)  # noqa: B023
+            (other,) = (app.calls[one] for one in set(app.calls) - before)
+
+            def wait(left: int, task: "asyncio.Task[CallSession]" = task) -> None:
+                loop.call_soon(wait, left - 1, task) if left else task.cancel()
+
+            other._waits["up"][0].add_done_callback(lambda _: wait(turns))  # noqa: B023
+            await asyncio.wait([task])
+            if not task.cancelled():
+                await task.result().hangup()
+            async with asyncio.timeout(5):
+                await other.wait_ended()
+
+    async with serving(pbx, handler) as (app, seen):
+        pbx.call()
+        await asyncio.wait_for(seen.result, 30)
+
+
 async def test_who_answers_when_the_caller_goes_is_ended_too(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> None:
         await call.answer()

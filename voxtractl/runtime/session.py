@@ -726,7 +726,7 @@ class CallSession:
         ringing = self._taker.call(
             endpoint, caller_id=self.caller_number or None, timeout=timeout, hub=self._hub
         )
-        other = await self._through(ringing, "consult")
+        other = await self._through(ringing, "consult", left=_refuse)
         if self._is_gone:  # both happened before we came to know
             other.refuse("normal")
             raise CallEnded("consult", call=self.id)
@@ -1044,8 +1044,17 @@ class CallSession:
         heard = speech.hear(leg, ear, timeout=timeout, silence=silence, most=most, before=before)
         return await self._through(heard, "listen")
 
-    async def _through(self, work: "Coroutine[Any, Any, T]", op: str) -> "T":
-        """The result of something that takes a while, or CallEnded as soon as the other side is gone."""
+    async def _through(
+        self,
+        work: "Coroutine[Any, Any, T]",
+        op: str,
+        *,
+        left: "Callable[[asyncio.Future[T]], object] | None" = None,
+    ) -> "T":
+        """The result of something that takes a while, or CallEnded as soon as the other side is gone.
+
+        ``left`` gets what nobody waits for any more: it may have got its result just then.
+        """
         key = f"{op}:{uuid4().hex}"
         try:
             gone = self._expect(key, op)
@@ -1057,12 +1066,14 @@ class CallSession:
             await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 await gone
-            return await task
+        except BaseException:
+            task.add_done_callback(left or _taken)
+            task.cancel()
+            await asyncio.wait([task])
+            raise
         finally:
             self._waits.pop(key, None)
-            if not task.done():
-                task.cancel()
-                await asyncio.wait([task])
+        return await task
 
     # --- the hub's side ---------------------------------------------------------------------------------
 
@@ -1371,6 +1382,12 @@ def _called(channel: Mapping[str, Any], args: Sequence[str]) -> str:
 def _settle(future: "asyncio.Future[Any]", result: object = None) -> None:
     if not future.done():
         future.set_result(result)
+
+
+def _refuse(called: "asyncio.Future[CallSession]") -> None:
+    """Nobody waits any more for who was called."""
+    if not called.cancelled() and called.exception() is None:
+        called.result().refuse("normal")
 
 
 def _taken(future: "asyncio.Future[Any]") -> None:
