@@ -311,6 +311,24 @@ async def test_a_tone_does_not_keep_a_caller_from_the_queue(pbx: Pbx) -> None:
     assert await run(pbx, handler) == "ANSWERED"
 
 
+async def test_the_media_of_a_call_ends_when_it_goes_into_a_queue(pbx: Pbx) -> None:
+    """It would cost 50 frames a second, and a place of max_media_legs, for as long as the agent speaks."""
+
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        await call.audio_stream(8000)
+        left = asyncio.ensure_future(call.transfer_to_queue("support"))
+        await until(lambda: not any("AudioSocket" in row["name"] for row in pbx.channels()), most=0.9)
+        assert app.usage.take_leg(1)
+        app.give_leg()
+        await left
+
+    async with serving(pbx, handler) as (app, seen):
+        pbx.call()
+        await asyncio.wait_for(seen.result, 30)
+        assert [end["queue_status"] for end in seen.ends()] == ["ANSWERED"]
+
+
 async def test_how_the_last_queue_was_left_is_told_not_the_one_before(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> tuple[str | None, str]:
         await call.answer()

@@ -583,9 +583,9 @@ class CallSession:
         """Hand the call to the dialplan; the session lives on until the call is really over.
 
         Raises CallError when the dialplan has no such place: the caller stays. A sound that plays is heard to
-        its end first, a tone is stopped. When the dialplan brings the call back into this app, the handler
-        that still has it goes on with it, else it is handled anew; in another tenant's app it becomes a call
-        of that tenant, and this session is over.
+        its end first, a tone is stopped; the leg of its sound is closed. When the dialplan brings the call
+        back into this app, the handler that still has it goes on with it, else it is handled anew; in another
+        tenant's app it becomes a call of that tenant, and this session is over.
         """
         outbound = self.direction is Direction.OUTBOUND
         await self._go_on(context, extension, priority, attended=None if outbound else self.attended)
@@ -618,6 +618,8 @@ class CallSession:
             self._tell(lifecycle.Stayed() if refused else lifecycle.Doubted())
             raise
         self._hub.journal.write("transferred", self.told, to=f"{context},{extension}")
+        if self._left == self._visits:  # else it is back already, and may have new media
+            self._leave_media()
 
     async def transfer_to_queue(
         self,
@@ -1144,12 +1146,7 @@ class CallSession:
         self._doing = None
         for playback in list(self._sounding):  # in the bridge that it left
             self._silent(playback)
-        if self._bridge is not None:  # its media stayed there
-            self._background(self._hub.remove_aux(self._bridge))
-            self._bridge = None
-        if self._leg is not None:
-            leg, self._leg = self._leg, None
-            self._background(leg.close())
+        self._leave_media()
         if channel["state"] == "Up":
             self._hub.answered(self)
         self._resolve("up", None)
@@ -1157,6 +1154,15 @@ class CallSession:
         self.args = tuple(args) or self.args
         if self.attended is False:
             self._again()
+
+    def _leave_media(self) -> None:
+        """It has left the bridge of its media, which costs as much as in a call."""
+        if self._bridge is not None:
+            self._background(self._hub.remove_aux(self._bridge))
+            self._bridge = None
+        if self._leg is not None:
+            leg, self._leg = self._leg, None
+            self._background(leg.close())
 
     @property
     def line(self) -> str:
