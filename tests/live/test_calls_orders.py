@@ -514,6 +514,54 @@ async def test_a_call_that_is_over_or_rings_cannot_be_connected_and_the_caller_s
         assert await asyncio.wait_for(seen.result, 20) == "done"
 
 
+async def test_nothing_takes_a_call_away_from_who_it_is_connected_with(pbx: Pbx) -> None:
+    """That one would be alone in the bridge, up and with nobody."""
+
+    async def handler(call: CallSession) -> tuple[bool, str]:
+        await call.answer()
+        other = await call.consult("Local/s@far-tone/n")
+        third = await call.consult("Local/s@far-wait/n")
+        connected = asyncio.ensure_future(call.bridge_with(other))
+        await until(lambda: call.state == "in_progress")
+        for verb in (
+            call.audio_stream(8000),
+            other.continue_in_dialplan("far-wait"),
+            call.transfer_to_queue("support"),
+            call.bridge_with(third),
+            third.bridge_with(other),
+            call.transfer("Local/s@far-wait/n"),
+        ):
+            with pytest.raises(CallError, match="connected with another"):
+                await verb
+        loud = await heard(call) > 1000
+        connected.cancel()
+        await asyncio.wait([connected])
+        await third.hangup()
+        await call.continue_in_dialplan("home-again")
+        await call._home.wait()
+        return loud, str(call.state)
+
+    assert await run(pbx, handler) == (True, "answered")
+
+
+async def test_of_two_transfers_at_once_the_first_to_be_answered_has_the_caller(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> tuple[bool, str]:
+        await call.answer()
+        late = asyncio.ensure_future(call.transfer("Local/s@far-late/n"))
+        first = asyncio.ensure_future(call.transfer("Local/s@far-tone/n"))
+        with pytest.raises(CallError, match="connected with another"):
+            await late
+        await until(lambda: len(app.calls) == 2)
+        told = await heard(call) > 1000, str(call.state)
+        first.cancel()
+        await asyncio.wait([first])
+        return told
+
+    async with serving(pbx, handler) as (app, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 30) == (True, "in_progress")
+
+
 async def test_a_ringing_call_can_be_waited_for(pbx: Pbx) -> None:
     async with serving(pbx, nothing) as (app, _):
         call = await app.originate("Local/s@far-late/n", wait=False)

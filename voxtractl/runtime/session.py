@@ -170,6 +170,7 @@ class CallSession:
         self._quiet = asyncio.Event()  # there are none
         self._quiet.set()
         self._held = False  # it hears music on hold
+        self._with: CallSession | None = None  # who it is connected with, or just about to be
         self._digits = TypeAhead()
         self._collecting: tuple[Collector, asyncio.Future[Collected]] | None = None
         self._hooks: list[Callback] = []
@@ -597,6 +598,7 @@ class CallSession:
         op = "continue_in_dialplan"
         request = requests.continue_in_dialplan(self.id, context, extension, priority)
         self._check(op)
+        self._must_be_alone(op)
         if not await self._hub.exists(self.id, context, extension, priority):
             self._check(op)
             place = f"{context},{extension},{priority}"
@@ -690,12 +692,14 @@ class CallSession:
         Returns when one side has hung up; both legs are ended then.
         """
         self._check("transfer")
+        self._must_be_alone("transfer")
         await (self.play_tone("ring") if self.is_up else self.ring())
         self._doing = CallState.TRANSFERRING
         try:
             other = await self.consult(to, timeout=timeout, context=context)
         except BaseException:
-            self._doing = None
+            if self._with is None:  # another transfer was quicker
+                self._doing = None
             await self._stop_sounds(tones=True)
             raise
         self._hub.journal.write("transferred", self.told, to=to)
@@ -740,13 +744,24 @@ class CallSession:
         call.
 
         Sounds and music on hold of both are stopped. Raises CallError when the other call is over, or was
-        not answered yet: this one stays. Who gives up waiting has this call as it was before, and the other
-        too.
+        not answered yet, or one of the two is connected already: this one stays. Until it returns, neither
+        goes into the dialplan or has its sound opened. Who gives up waiting has this call as it was before,
+        and the other too.
         """
         op = "bridge_with"
         self._check(op)
         if other._is_gone or other._is_coming:
             raise self._not_here(other)
+        self._must_be_alone(op)
+        other._must_be_alone(op)
+        self._with, other._with = other, self
+        try:
+            return await self._connected(other, op)
+        finally:
+            self._with = other._with = None
+
+    async def _connected(self, other: "CallSession", op: str) -> Ended:
+        """Connect both, and wait until one hangs up."""
         await self.answer()
         try:
             for call in (self, other):
@@ -775,6 +790,16 @@ class CallSession:
         await other.hangup()
         await self.hangup()
         return await self.wait_ended()
+
+    def _must_be_alone(self, op: str) -> None:
+        """Raises CallError for what would take it away from who it is connected with, and leave that one
+        alone."""
+        if self._with is not None:
+            raise CallError(
+                f"{op}: the call is connected with another call, {self._with.id}",
+                call=self.id,
+                hint="cancel that bridge_with or transfer first; snoop() and record_start() listen in",
+            )
 
     def _not_here(self, other: "CallSession") -> CallError:
         what = "was not answered yet" if other._is_coming and not other._is_gone else "is over"
@@ -983,6 +1008,7 @@ class CallSession:
     async def _own_bridge(self) -> str:
         """The bridge of this call and its media; from then on sounds are played into it."""
         if self._bridge is None:
+            self._must_be_alone("audio_stream")
             await self._until_quiet("audio_stream", at_once=True)
             self._bridge = await self._joined("audio_stream", [self.id])
         return self._bridge
