@@ -19,6 +19,7 @@ late, or it is told twice. Who ended the call is who gave the first sign:
     a hangup request of the far side    caller (of an outbound call: who was called)
     a soft hangup that is not ours      asterisk: the console, AMI, TIMEOUT(absolute), the dialplan's end
     the media connection                asterisk, unless the far side's hangup request follows
+    our own HangUp after a 404          the same: a handler that is told of the end ends itself
     no request at all                   asterisk when it was in the dialplan or ringing out, else caller
     Asterisk has it no more, unheard    lost; also when the media connection ended before
 """
@@ -389,7 +390,7 @@ class Call:
     detail: str = ""
     gone: bool = False
     looking: bool = False  # a StasisEnd or a 404 said that it may be gone
-    by_media: bool = False  # the first sign was the media connection: the far side's request tells more
+    unsure: bool = False  # the first sign may follow from the end itself: the far side's request tells more
     handler_over: HandlerReturned | HandlerRaised | None = None  # while it was LEAVING
     visits: int = 0  # how often it came into the app
 
@@ -508,15 +509,15 @@ def _blame(call: Call, signal: Signal) -> None:
             _ours(call, EndedBy.ASTERISK, "normal", f"it went on to the Stasis app {app}")
         case MediaLost(why):
             _ours(call, EndedBy.ASTERISK, "normal", f"media: {why}")
-            call.by_media = True
+            call.unsure = True
         case HangupRequested(cause, tech_cause, soft):
             if soft:
                 call.by = call.by or EndedBy.ASTERISK
             else:
                 call.cause, call.tech_cause = cause or call.cause, tech_cause or call.tech_cause
-                if call.by is None or call.by_media:
+                if call.by is None or call.unsure:
                     call.by, call.reason, call.detail = _far_side(call), None, ""
-            call.by_media = False
+            call.unsure = False
         case Destroyed(cause, tech_cause):
             call.cause, call.tech_cause = cause or call.cause, tech_cause or call.tech_cause
             call.by = call.by or _unasked(call)
@@ -524,12 +525,13 @@ def _blame(call: Call, signal: Signal) -> None:
             call.by = call.by or EndedBy.CALLER  # it left the app by itself; its hangup request is on the way
         case Missing():
             call.by = call.by or EndedBy.LOST
-        case Lost() if call.by is None or call.by_media:  # the media connection ended with all else
+        case Lost() if call.by is None or call.unsure:  # the media connection ended with all else
             call.by, call.reason, call.detail = EndedBy.LOST, None, ""
 
 
 def _ours(call: Call, by: EndedBy, reason: str, detail: str = "") -> None:
     call.by, call.reason, call.detail = by, reason, detail
+    call.unsure = call.looking  # a 404 said that it may be gone, and ended the handler
 
 
 def _far_side(call: Call) -> EndedBy:

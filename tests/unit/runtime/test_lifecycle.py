@@ -239,6 +239,25 @@ CALLS: dict[str, tuple[Direction, tuple[Signal, ...], Told]] = {
         (Started(), Answered(), MediaLost("error"), OUR_SOFT, LeftStasis(), FAR_BYE, Destroyed(16)),
         Told("answered", "asterisk", 16, asked="DG", detail="media: error"),
     ),
+    "inbound: the far side hangs up, and a 404 ends the handler before that is told": (
+        IN,
+        (Started(), Answered(), Doubted(), HandlerReturned(), FAR_BYE, LeftStasis(), Destroyed()),
+        Told("answered", "caller", 16, asked="LDG"),
+    ),
+    "inbound: a 404 was about something else, and then the handler ends": (
+        IN,
+        (
+            Started(),
+            Answered(),
+            Doubted(),
+            Present(),
+            HandlerReturned(),
+            OUR_SOFT,
+            LeftStasis(),
+            Destroyed(16),
+        ),
+        Told("answered", "handler", 16, asked="LDG"),
+    ),
     "inbound: the media of a call that left is not missed": (
         IN,
         (Started(), Answered(), Continue(), LeftStasis(), MediaLost("eof"), FAR_BYE, Destroyed(16)),
