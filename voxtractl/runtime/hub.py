@@ -370,10 +370,8 @@ class Hub:
         self._followed.discard(ended.call_id)
         if session is None:
             return
-        for aux, owner in list(self._aux_of.items()):
-            if owner == ended.call_id:
-                del self._aux_of[aux]
-                self._spawn(self._remove_aux(aux))
+        for aux in self._disown(ended.call_id):
+            self._spawn(self._remove_aux(aux))
         self.journal.write(
             "call_ended",
             session.told,
@@ -842,10 +840,15 @@ class Hub:
                 self._feed(session.id, lifecycle.Lost())
                 self.table.forget(session.id)
 
-    def _disown(self, call_id: str) -> None:
-        for aux, owner in list(self._aux_of.items()):
-            if owner == call_id:
-                del self._aux_of[aux]
+    def _disown(self, call_id: str) -> list[str]:
+        """What the call has of its own, which is nobody's from now on; who waits for it is told."""
+        own = [aux for aux, owner in list(self._aux_of.items()) if owner == call_id]
+        for aux in own:
+            del self._aux_of[aux]
+            entered = self._aux.get(aux)
+            if entered is not None and not entered.done():
+                entered.set_exception(CallEnded("a channel of its own", call=call_id))
+        return own
 
     async def _on_up(self) -> None:
         """Connected again. Until this has succeeded calls that ended meanwhile are not known to be over."""

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.unit.runtime.test_nodes import Asterisk, Taker, in_stasis, until
+from voxtractl.ari import requests
 from voxtractl.ari.requests import Request
-from voxtractl.errors import AriAuthFailed
+from voxtractl.errors import AriAuthFailed, CallEnded
 from voxtractl.runtime import lifecycle, websockets
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.lifecycle import Direction, State
@@ -155,4 +156,16 @@ async def test_a_call_out_that_is_made_after_the_channels_were_listed_is_not_los
         lambda: any(request.path == "/channels/out" for request in asterisk.asked)
     )  # it is looked for
     assert [event["event"] for event in told].count("call_ended") == 1  # of the one that is not listed
+    await hub.stop()
+
+
+async def test_who_waits_for_a_channel_of_a_call_that_ends_is_told_at_once() -> None:
+    """And not after the time that a channel gets to come, as if Asterisk had made none."""
+    _, hub, _ = await served()
+    waits = asyncio.create_task(hub.open_aux("call", requests.channel))
+    await until(lambda: hub._aux)
+    await asyncio.sleep(0.01)
+    hub.feed("call", lifecycle.Destroyed())
+    with pytest.raises(CallEnded):
+        await asyncio.wait_for(waits, 1)
     await hub.stop()
