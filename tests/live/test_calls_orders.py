@@ -676,7 +676,41 @@ async def test_a_recording_that_ended_by_itself_keeps_no_channel(pbx: Pbx) -> No
     assert pbx.ari("DELETE", f"recordings/stored/{name}")[0] == 204
 
 
-@pytest.mark.parametrize("verb", ["record_start", "sink", "snoop"])
+async def media(call: CallSession) -> None:
+    await (await call.audio_stream(8000)).close()
+
+
+async def snooped(call: CallSession) -> None:
+    await (await call.snoop()).close()
+
+
+async def recorded(call: CallSession) -> None:
+    await call.record_start()
+    await call.record_stop()
+
+
+async def fed(call: CallSession) -> None:
+    await call.record_start(sink=lambda pcm: None)
+    await call.record_stop()
+
+
+async def named(call: CallSession) -> None:
+    assert await call.get_variable("CALLERID(num)")
+
+
+VERBS: dict[str, Callable[[CallSession], Awaitable[object]]] = {
+    "mute": CallSession.mute,
+    "ring": CallSession.ring,
+    "get_variable": named,
+    "set_variable": lambda call: call.set_variable("X", 1),
+    "audio_stream": media,
+    "snoop": snooped,
+    "record_start": recorded,
+    "sink": fed,
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
 async def test_a_caller_who_goes_at_whatever_moment_ends_the_verb_as_such(pbx: Pbx, verb: str) -> None:
     met: list[str] = []
 
@@ -684,23 +718,20 @@ async def test_a_caller_who_goes_at_whatever_moment_ends_the_verb_as_such(pbx: P
         await call.answer()
         try:
             while True:
-                if verb == "snoop":
-                    await (await call.snoop()).close()
-                else:
-                    await call.record_start(sink=(lambda pcm: None) if verb == "sink" else None)
-                    await call.record_stop()
+                await VERBS[verb](call)
         except Exception as exc:
             met.append(type(exc).__name__)
             raise
 
-    async with serving(pbx, handler) as (app, _):
+    async with serving(pbx, handler) as (app, seen):
         for _ in range(12):
             far = pbx.call()
             await until(lambda: any(call.is_up for call in app.calls.values()))
             await asyncio.sleep(random.uniform(0.02, 0.09))
-            far.hangup()
+            await asyncio.to_thread(far.hangup)
             await until(lambda: not app.calls)
         await until(lambda: len(met) == 12)
+        assert {end["ended_by"] for end in seen.ends()} == {"caller"}
     assert set(met) == {"CallEnded"}
     for row in pbx.ari("GET", "recordings/stored")[1].split('"name":"')[1:]:
         pbx.ari("DELETE", f"recordings/stored/{row.partition(chr(34))[0]}")

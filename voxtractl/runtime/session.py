@@ -562,11 +562,8 @@ class CallSession:
 
     async def get_variable(self, name: str) -> str:
         """A channel variable or function; "" when it is not set."""
-        answer = await self._command(requests.get_variable(self.id, name), "get_variable", missing=True)
-        if answer.status == 404:
-            self._check("get_variable")
-            return ""
-        return str(answer.body["value"])
+        answer = await self._command(requests.get_variable(self.id, name), "get_variable", unless=_NOT_SET)
+        return "" if answer.status == 404 else str(answer.body["value"])
 
     async def set_variable(self, name: str, value: object) -> None:
         """Set a channel variable; values become strings as in ``originate``.
@@ -600,7 +597,7 @@ class CallSession:
         self._check(op)
         self._must_be_alone(op)
         if not await self._hub.exists(self.id, context, extension, priority):
-            self._check(op)
+            await self._unless_gone(op)
             place = f"{context},{extension},{priority}"
             raise CallError(f"the dialplan has no {place}", call=self.id, hint="dialplan show")
         await self._until_quiet(op, leaving=True)
@@ -679,7 +676,7 @@ class CallSession:
             context = naming.queues_context(slug)
             if _WORD.issuperset(queue) and await self._hub.exists(self.id, context, queue):
                 return context, queue
-        self._check("transfer_to_queue")
+        await self._unless_gone("transfer_to_queue")
         raise QueueUnknown(
             f"there is no queue {queue!r} here", call=self.id, hint="is it in the document, and pushed?"
         )
@@ -724,7 +721,7 @@ class CallSession:
                     "transfer to a number needs a context", hint='transfer("+265…", context="…")'
                 )
             if not await self._hub.exists(self.id, where, to):
-                self._check("consult")
+                await self._unless_gone("consult")
                 raise CallError(
                     f"{where} does not let this call dial {to}", call=self.id, hint="outbound.allow"
                 )
@@ -1338,18 +1335,21 @@ class CallSession:
         self._waits.pop(playback, None)
         self._playing.pop(playback, None)
 
-    async def _command(self, request: Request, op: str, *, missing: bool = False) -> Answer:
-        """Asterisk's answer to a command. Raises CallEnded when the channel is gone, AriError otherwise."""
+    async def _command(self, request: Request, op: str, *, unless: str | None = None) -> Answer:
+        """Asterisk's answer to a command. Raises CallEnded when the channel is gone, AriError otherwise.
+        ``unless``: how Asterisk words a 404 that is an answer."""
         self._check(op)
         self.untouched = False
         answer = await self._hub.ask(request)
-        if answer.status < 300 or (missing and answer.status == 404):
+        if answer.status < 300 or (answer.status == 404 and answer.message == unless):
             return answer
-        if answer.status == 404 or (answer.status in (409, 412) and self._is_gone):
+        if answer.status == 404:
             if not self._is_gone:
                 self._tell(lifecycle.Doubted())
             raise CallEnded(op, call=self.id)
-        raise self._hub.ari.refused(request, answer)
+        refused = self._hub.ari.refused(request, answer)
+        await self._unless_gone(op, refused)
+        raise refused
 
     async def _aux(self, build: Callable[[str], Request], op: str) -> str:
         self._check(op)
@@ -1428,4 +1428,5 @@ def _taken(future: "asyncio.Future[Any]") -> None:
         future.exception()
 
 
+_NOT_SET: Final = "Provided variable was not found"  # Asterisk's 404, res/ari/resource_channels.c
 _WORD: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
