@@ -38,6 +38,7 @@ from voxtractl.errors import (
     AriUnreachable,
     CallEnded,
     CallError,
+    MediaFailed,
     RuntimeFault,
     VoxtractlError,
 )
@@ -545,8 +546,8 @@ class Hub:
         """Make a channel of our own (media, snoop) and wait until it is in the app; from whatever loop.
 
         ``build`` gets the channel's id. ``begin`` gets what Asterisk answered and does what the channel needs
-        to come into the app; it runs in the loop of the caller. Raises AriError, or CallError when the
-        channel ended at once.
+        to come into the app; it runs in the loop of the caller. Raises AriError, CallError when the channel
+        ended at once, or MediaFailed when it does not come.
         """
         aux = self.own(call_id)
         entered: Future[None] = Future()  # Asterisk says so in the loop of the hub
@@ -558,8 +559,14 @@ class Hub:
                     await begin(made)
                 await asyncio.wrap_future(entered)
             self._still_own(aux, call_id)
-        except BaseException:
+        except BaseException as exc:
             self._drop(aux)
+            if isinstance(exc, TimeoutError):
+                raise MediaFailed(
+                    f"a channel of the call's own did not come into the app within {AUX_TIMEOUT:.0f} s",
+                    call=call_id,
+                    hint="see Asterisk's log; or the event connection was lost meanwhile",
+                ) from exc
             raise
         finally:
             self._aux.pop(aux, None)
@@ -619,6 +626,7 @@ class Hub:
         """A call that is known here is in an app: it was answered, or the dialplan has brought it there, to
         the tenant whose call it is or to another."""
         session = self.sessions[channel["id"]]
+        args = args[1:] if args[:1] == [MOVED] else args  # another worker had it meanwhile
         taker, rest = self._taker(app, args)
         mine = taker is None or taker.tenant == session.tenant if session.tenant else app == session.app
         away = self.table.live[session.id].away

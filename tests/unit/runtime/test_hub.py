@@ -10,9 +10,10 @@ import pytest
 from tests.unit.runtime.test_nodes import Asterisk, Taker, in_stasis, until
 from voxtractl.ari import requests
 from voxtractl.ari.requests import Request
-from voxtractl.errors import AriAuthFailed, CallEnded
+from voxtractl.errors import AriAuthFailed, CallEnded, MediaFailed
+from voxtractl.runtime import hub as hub_module
 from voxtractl.runtime import lifecycle, websockets
-from voxtractl.runtime.hub import Hub
+from voxtractl.runtime.hub import MOVED, Hub
 from voxtractl.runtime.lifecycle import Direction, State
 from voxtractl.runtime.session import CallSession
 
@@ -168,4 +169,28 @@ async def test_who_waits_for_a_channel_of_a_call_that_ends_is_told_at_once() -> 
     hub.feed("call", lifecycle.Destroyed())
     with pytest.raises(CallEnded):
         await asyncio.wait_for(waits, 1)
+    await hub.stop()
+
+
+async def test_a_channel_that_does_not_come_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its StasisStart may be lost with the connection."""
+    monkeypatch.setattr(hub_module, "AUX_TIMEOUT", 0.05)
+    _, hub, _ = await served()
+    with pytest.raises(MediaFailed, match="did not come"):
+        await hub.open_aux("call", requests.channel)
+    await hub.stop()
+
+
+async def test_a_call_that_another_worker_had_meanwhile_comes_back_with_its_own_number() -> None:
+    """This one stood still, was taken for dead, and takes the call back when the other one is."""
+    _, hub, _ = await served()
+    session = hub.sessions["call"]
+    hub._on_event(of_call("StasisEnd"))  # type: ignore[arg-type]
+    session.finish()
+    back = started()
+    back["args"] = [MOVED, "+265999000001"]
+    hub._on_event(back)  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    assert session.args == ("+265999000001",)
+    assert session.called_number == "+265999000001"
     await hub.stop()
