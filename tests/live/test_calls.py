@@ -2,6 +2,7 @@
 itself."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -217,6 +218,19 @@ async def test_digits_end_by_number_by_terminator_and_by_silence(pbx: Pbx) -> No
         pbx.call(ACME, "far-dtmf", "12345#")
         expected = [("123", "max"), ("45", "terminator"), ("", "timeout")]
         assert await asyncio.wait_for(seen.result, 15) == expected
+
+
+async def test_the_time_to_the_next_digit_begins_with_the_last_one(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> tuple[str, float]:
+        await call.answer()
+        began = time.monotonic()
+        return str(await call.listen_dtmf(4, timeout=2)), time.monotonic() - began
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, "far-dtmf", "1")  # after 0.3 s
+        digits, seconds = await asyncio.wait_for(seen.result, 15)
+        assert digits == "1"
+        assert 2.2 < seconds < 3.0
 
 
 async def test_digits_pressed_before_the_question_answer_it(pbx: Pbx) -> None:

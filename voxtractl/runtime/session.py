@@ -173,6 +173,7 @@ class CallSession:
         self._with: CallSession | None = None  # who it is connected with, or just about to be
         self._digits = TypeAhead()
         self._collecting: tuple[Collector, asyncio.Future[Collected]] | None = None
+        self._pressed = 0.0  # when the last digit came, or the wait for one began, by the clock of the loop
         self._hooks: list[Callback] = []
         self._digit_hooks: list[Callable[[str], object]] = []
         self._over = asyncio.Event()
@@ -497,13 +498,14 @@ class CallSession:
         future = self._expect("digits", "listen_dtmf")
         self._collecting = (collector, future)
         try:
+            self._pressed = self._loop.time()
             while True:
-                count = len(collector)
-                finished, _ = await asyncio.wait([future], timeout=timeout)
+                rest = self._pressed + timeout - self._loop.time()
+                finished, _ = await asyncio.wait([future], timeout=max(rest, 0.0))
                 if finished:
                     result: Collected = future.result()
                     return result
-                if len(collector) == count:
+                if self._pressed + timeout <= self._loop.time():
                     return collector.give_up("timeout")
         finally:
             self._collecting = None
@@ -531,6 +533,7 @@ class CallSession:
             self._digits.feed(digit)
             return
         collector, future = self._collecting
+        self._pressed = self._loop.time()
         done = collector.feed(digit)
         if done is not None and not future.done():
             future.set_result(done)
