@@ -17,7 +17,6 @@ from voxtractl.errors import AriError
 from voxtractl.lab import Lab
 from voxtractl.runtime import websockets
 from voxtractl.runtime.hub import Hub
-from voxtractl.runtime.lifecycle import EndedBy
 from voxtractl.runtime.session import CallSession
 from voxtractl.runtime.websockets import STREAMS_MAX
 
@@ -152,20 +151,3 @@ async def test_a_cut_while_apps_move_loses_none_and_no_end(
         for name in names:
             comes(pbx, name)
         await until(lambda: seen.names().count("call_ended") == 1 + len(names), most=30)
-
-
-async def test_a_call_whose_app_another_process_took_and_left_is_not_left_up(pbx: Pbx) -> None:
-    """Another process adopts what it takes; one that dies before it could has ended nothing."""
-    async with serving(pbx, waits) as (app, seen):
-        hub = app._hubs[0]
-        comes(pbx, app.app_name, "far-wait")
-        call = await seen.call
-        other = EventStream(
-            pbx.lab.ari_url, pbx.lab.ari_user, pbx.lab.ari_password, [app.app_name], on_event=lambda _: None
-        )
-        await other.start()
-        assert (await seen.ended()).ended_by is EndedBy.LOST
-        await other.close()
-        assert [row["id"] for row in pbx.channels() if row["id"] == call.id]
-        await hub.reclaim(force=True)
-        await until(lambda: call.id not in [row["id"] for row in pbx.channels()])

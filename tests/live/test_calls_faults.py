@@ -357,7 +357,7 @@ async def test_calls_of_an_app_that_was_taken_and_is_left_behind_are_adopted_aga
         await second.start()
         await in_time(adopted)
         await asyncio.sleep(0.2)  # the tone begins
-        await second._hubs[0]._streams[0].close()
+        await second._hubs[0]._web.streams[0].close()
         await first._hubs[0].reclaim(force=True)
         assert await in_time(status) == "done"
         await until(lambda: not far.up)

@@ -846,7 +846,6 @@ class Hub:
             if session.app in apps:
                 self._disown(session.id)
                 self._feed(session.id, lifecycle.Lost())
-                self.table.forget(session.id)
 
     def _disown(self, call_id: str) -> list[str]:
         """What the call has of its own, which is nobody's from now on; who waits for it is told."""

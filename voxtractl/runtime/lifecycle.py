@@ -417,10 +417,6 @@ class CallTable:
         that was lost."""
         return call_id in self._live or call_id in self._recent
 
-    def forget(self, call_id: str) -> None:
-        """It is over here, and may be found again: it was another process's meanwhile."""
-        self._recent.pop(call_id, None)
-
     def open(self, call_id: str, direction: Direction, now: float, *, up: bool = False) -> Call:
         """Enter a call, before anything of it can happen; ``up`` when it is answered already.
 
