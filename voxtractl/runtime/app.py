@@ -189,7 +189,7 @@ class VoxtraApp:
         if self._own_hub:
             _hear(sink, event)
         elif event["tenant"] == self.tenant:
-            self.loop.call_soon_threadsafe(_hear, sink, event)
+            self.loop.call_soon_threadsafe(_hear, sink, dict(event))  # others have it too
 
     def on_startup(self, hook: K) -> K:
         """Run it once before the first call can come; sync or async, in the loop of the handlers.

@@ -128,7 +128,13 @@ class JsonLines:
         os.close(self._file)
 
     def _write(self, event: Mapping[str, Any]) -> None:
-        line = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        try:
+            # What is no Unicode, of a file's name in a handler's error, say, is escaped as JSON has it.
+            text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+            line = text.encode(errors="backslashreplace") + b"\n"
+        except Exception:  # a handler may have given its call a number that is none; the next event is told
+            log.exception("an event could not be told: %s", event.get("event"))
+            return
         data = self._rest + line
         try:
             while data:

@@ -77,6 +77,21 @@ def test_events_become_whole_lines_in_their_order(tmp_path: Path) -> None:
     assert lines(tmp_path / "events") == list(range(1000))
 
 
+def test_an_event_that_cannot_be_written_is_told_and_the_next_one_is_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = JsonLines(str(tmp_path / "events"))
+    lines({"event": "call_started", "did": object()})
+    lines({"event": "handler_failed", "error": "no file \udcff"})  # the name of a file that is not UTF-8
+    lines({"event": "call_ended"})
+    lines.close()
+    assert [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()] == [
+        {"event": "handler_failed", "error": "no file \udcff"},
+        {"event": "call_ended"},
+    ]
+    assert "could not be told: call_started" in caplog.text
+
+
 def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
     file, old = tmp_path / "events", tmp_path / "events.1"
     sink = JsonLines(str(file))
