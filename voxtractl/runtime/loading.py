@@ -26,7 +26,7 @@ from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from itertools import count
 from pathlib import Path
-from types import FrameType, ModuleType, TracebackType
+from types import CodeType, FrameType, ModuleType, TracebackType
 from typing import Any, Final, NamedTuple
 
 from voxtractl.errors import HandlerFault
@@ -255,6 +255,11 @@ class _Loader(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         self._code.prepare(module, self.path)
         super().exec_module(module)
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Never from __pycache__: a file of the same second and size would be taken for the one before."""
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
 
 
 class _Finder:

@@ -209,6 +209,20 @@ def test_another_file_in_the_place_of_one_makes_code_stale_whatever_its_time_is(
     assert code.is_stale()
 
 
+def test_a_file_of_the_same_second_and_size_is_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    place = write(tmp_path, "acme.py", APP + "word = 'one'\n")
+    load(f"{place}:app", "acme", tmp_path)
+    second = (tmp_path / "acme.py").stat().st_mtime_ns // 10**9 * 10**9
+    write(tmp_path, "acme.py", APP + "word = 'two'\n")
+    os.utime(tmp_path / "acme.py", ns=(second, second))
+    code = Code(f"{place}:app", "acme", tmp_path)
+    code.load()
+    assert sys.modules[f"{code.package}.acme"].word == "two"
+
+
 def test_a_file_of_the_peer_library_runs_unchanged_and_its_run_returns(tmp_path: Path) -> None:
     text = "from voxtra import VoxtraApp, CallSession\napp = VoxtraApp(ari_url='http://x')\napp.run()\n"
     assert isinstance(load(write(tmp_path, "peer.py", text) + ":app", "acme", tmp_path), VoxtraApp)
