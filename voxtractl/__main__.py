@@ -4,6 +4,8 @@ import sys
 
 __all__ = ["main"]
 
+AT_EXIT = 5.0  # seconds
+
 
 def main() -> None:
     if sys.argv[1:] == ["--version"]:
@@ -26,9 +28,16 @@ def main() -> None:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # before the command line was there to tell it, or once more at its end
         code = 130
+    import os
     import signal
+    from threading import Timer
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends anyway
+    # Python waits for threads of a ThreadPoolExecutor, and for what is to be done at exit: a handler's may
+    # never end.
+    end = Timer(AT_EXIT, os._exit, (code,))
+    end.daemon = True
+    end.start()
     sys.exit(code)
 
 
