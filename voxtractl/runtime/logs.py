@@ -16,6 +16,8 @@ from voxtractl.settings import Secret
 __all__ = ["configure"]
 
 STARS: Final = "****"
+OURS: Final = "voxtractl"
+NOISY: Final = ("asyncio", "aiohttp.access", "aiohttp.server", "voxtractl.ari.stream.wire")
 SHORTEST: Final = 4  # a shorter secret would turn ordinary words into stars
 
 
@@ -96,21 +98,34 @@ def configure(
     ``dictConfig`` silences all loggers there are, ``basicConfig(force=True)`` takes the stars away.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.addFilter(_Redact(secrets))
-    handler.setFormatter(_Json() if as_json else _Text())
-    keep = partial(_keep, handler, logging.DEBUG if verbose else logging.INFO)
+    form = _Json() if as_json else _Text()
+    keep = partial(_keep, handler, _Redact(secrets), form, logging.DEBUG if verbose else logging.INFO)
     keep()
-    for noisy in ("asyncio", "aiohttp.access", "aiohttp.server"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     return keep
 
 
-def _keep(handler: logging.Handler, level: int) -> None:
-    """Loggers of a tenant's own may have what handlers and levels they like; the root's are ours."""
+def _keep(handler: logging.Handler, redact: _Redact, form: logging.Formatter, level: int) -> None:
+    """Loggers of a tenant's own may have what handlers and levels they like; the root's and voxtractl's are
+    everybody's."""
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    _set_level(root, level)
+    handler.filters[:] = [redact]
+    handler.setFormatter(form)
+    handler.setLevel(logging.NOTSET)
     logging.disable(logging.NOTSET)
+    logging.setLogRecordFactory(logging.LogRecord)
     for logger in (root, *list(root.manager.loggerDict.values())):
         if isinstance(logger, logging.Logger):
             logger.disabled = False
+            if logger.name.partition(".")[0] == OURS:
+                logger.filters.clear()
+                logger.propagate = True
+                _set_level(logger, logging.WARNING if logger.name in NOISY else logging.NOTSET)
+    for noisy in NOISY:
+        _set_level(logging.getLogger(noisy), logging.WARNING)
+
+
+def _set_level(logger: logging.Logger, level: int) -> None:
+    if logger.level != level:  # setting it makes all loggers forget what they know
+        logger.setLevel(level)

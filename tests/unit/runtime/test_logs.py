@@ -92,6 +92,13 @@ def test_a_format_that_does_not_fit_is_told_with_its_values_and_raises_nothing(s
         lambda: logging.basicConfig(level=logging.ERROR, force=True),
         lambda: logging.disable(),
         lambda: logging.getLogger().addHandler(logging.StreamHandler()),
+        lambda: logging.getLogger().handlers[0].setLevel(logging.ERROR),
+        lambda: logging.getLogger().handlers[0].setFormatter(logging.Formatter("mine: %(message)s")),
+        lambda: logging.getLogger().handlers[0].filters.clear(),
+        lambda: logging.setLogRecordFactory(lambda *values, **more: logging.makeLogRecord({})),
+        lambda: logging.getLogger("voxtractl").setLevel(logging.ERROR),
+        lambda: logging.getLogger("voxtractl.some").setLevel(logging.ERROR),
+        lambda: setattr(logging.getLogger("voxtractl.some"), "propagate", False),
     ],
 )
 def test_a_handler_file_that_configures_logging_changes_no_other_tenants_log(
