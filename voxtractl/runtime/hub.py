@@ -352,7 +352,8 @@ class Hub:
                 case lifecycle.Delete(call_id, reason):
                     self._delete(call_id, reason)
                 case lifecycle.Look(call_id):
-                    self._send(requests.channel(call_id), partial(self._looked, call_id))
+                    # In a task: what _send gets has no body.
+                    self._spawn(self._insist_for(requests.channel(call_id), partial(self._looked, call_id)))
                 case lifecycle.Gone(call_id):
                     if session := self.sessions.get(call_id):
                         session.post(session.gone)
@@ -361,10 +362,21 @@ class Hub:
 
     def _delete(self, call_id: str, reason: str) -> None:
         sending = self._sending.get(call_id)
-        if sending is None:
+        known = self.table.live.get(call_id)
+        if sending is None and known is not None and (self._web.unheard or known.looking):
+            self._spawn(self._delete_ours(call_id, reason))
+        elif sending is None:
             self._send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
         else:  # a DELETE over the websocket overtakes a POST over HTTP, and its 404 would be believed
             sending.add_done_callback(lambda _: self._delete(call_id, reason))
+
+    async def _delete_ours(self, call_id: str, reason: str) -> None:
+        """End it, unless another worker has it by now."""
+        answer = await self._insist(requests.channel(call_id))
+        if answer is not None and answer.status == 200:
+            await self._unless_moved(answer.body)
+        if call_id in self.sessions:
+            self._send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
 
     def _end(self, ended: lifecycle.Ended) -> None:
         session = self.sessions.pop(ended.call_id, None)
@@ -443,13 +455,28 @@ class Hub:
             self._present(call_id, answer.body if answer.status == 200 else {})
 
     def _present(self, call_id: str, channel: Mapping[str, Any]) -> None:
-        """Asterisk has it. One that was to leave, and is still in the app, was never sent on."""
+        """Asterisk has it. One that was to leave, and is still in the app, was never sent on. One that has
+        left, and is in an app all the same, may have been moved."""
         self._feed(call_id, lifecycle.Present())
         known = self.table.live.get(call_id)
+        if known is not None and known.state is State.LEFT and _is_inside(channel):
+            self._spawn(self._unless_moved(channel))
+            return
         if known is None or known.state is not State.LEAVING or not _is_inside(channel):
             return
         if line_of(channel) == self.sessions[call_id].line:  # else it has come back, over another one
             self._feed(call_id, lifecycle.Stayed())
+
+    async def _unless_moved(self, *channels: Mapping[str, Any]) -> None:
+        """Calls that another worker has moved to itself while it thought this one dead are over here."""
+        for channel, app, _ in await self.places(channels):
+            session = self.sessions.get(channel["id"])
+            if session is None or app == session.app or app in self._web.registered:
+                continue
+            if line_of(channel) != session.line:  # it has come there by itself
+                continue
+            log.warning("call %s was moved to the Stasis app %s: it goes on there", session.id, app)
+            self._feed(session.id, lifecycle.Lost())
 
     def _subscribed(self, call_id: str, answer: Answer) -> None:
         if answer.status >= 300:
@@ -870,6 +897,7 @@ class Hub:
                 log.warning("the calls could not be compared with Asterisk: %s", exc, exc_info=ours)
                 await asyncio.sleep(pause)
             else:
+                self._web.unheard = False
                 return
 
     async def _resync(self, *, adopting: bool) -> None:
@@ -881,6 +909,7 @@ class Hub:
         await self.ari.ask_all([self._subscription(s) for s in live if s.id not in self._followed])
         sending = dict(self._sending)  # as it is before the list: it may be made, and answered, after that
         channels = {row["id"]: row for row in await self.ari.request(requests.channels())}
+        await self._unless_moved(*(channels[s.id] for s in live if s.id in channels))
         for session in live:
             if session.id in sending:
                 sending[session.id].add_done_callback(partial(self._doubt, session.id))

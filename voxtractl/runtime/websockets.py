@@ -70,7 +70,9 @@ class Websockets:
         self.streams: list[EventStream] = []  # the first also carries requests
         self.registered: set[str] = set()
         self.taken: set[str] = set()  # apps that another process has
-        self.missed = False  # something may have happened while apps had no websocket; for the hub to clear
+        # For the hub to clear, when it has compared its calls with Asterisk:
+        self.unheard = False  # events were lost
+        self.missed = False  # and no websocket comes back that would tell it to
         self.failed: asyncio.Future[None] | None = None
         self._ari, self._many = ari, many
         self._on_event, self._on_up, self._on_lost = on_event, on_up, on_lost
@@ -210,6 +212,7 @@ class Websockets:
         for stream in taken:  # others have all of its apps; the rest goes on
             self.streams.remove(stream)
             self._ari.attach(self.streams[0] if self.streams else None)
+        self.unheard |= not taken
         failures = [s.failure for s in self.streams or taken if s.failure is not None]
         if failures and not taken:
             log.error("%s is given up, and its calls are over here: %s", self._ari.url, reason)
