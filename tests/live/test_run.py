@@ -37,6 +37,7 @@ async def handler(call):
     await call.answer()
     await call.listen_dtmf(timeout=60)
 """
+ADOPTS = "\n@app.on_adopt\nasync def adopted(call):\n    await call.listen_dtmf(timeout=60)\n"
 SAYS_BYE = WAITS.replace("await call.listen_dtmf(timeout=60)", "await call.hangup()")
 # Written for the peer library: its import, its run() at the end.
 PEERS = """\
@@ -401,6 +402,33 @@ async def test_digits_of_a_call_that_went_on_to_another_tenant_count_once(pbx: P
         assert [event["digit"] for event in run.of("dtmf")] == ["1", "2"]
         run.process.terminate()
         await run.ends()
+
+
+async def test_an_app_of_an_installed_module_is_one_tenants_also_when_it_is_loaded_again(
+    pbx: Pbx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = pbx.config.parent / "installed" / "firm"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("from .calls import app\n")
+    hooks = "\n@app.on_shutdown\ndef shut():\n    print('shut down', flush=True)\n"
+    (installed / "calls.py").write_text(SAYS_BYE + hooks)
+    monkeypatch.setenv("PYTHONPATH", f"{installed.parent}:{Path.cwd()}")
+    tenants = document(acme="firm:app", beta="firm:app")
+    write(pbx, tenants)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        await run.says("the handler of beta has the VoxtraApp of acme: an installed module is shared")
+        pbx.config.write_text(pbx.config.read_text().replace("dids", "max_channels = 5\ndids", 1))
+        await run.says("reloaded: 1 tenants served, 2 changed")
+        await asyncio.sleep(3)  # what is replaced is shut down within 2 s
+        pbx.call(BETA)
+        pbx.call(ACME)
+        await until(lambda: run.of("call_ended"))
+        assert {(event["tenant"], event["did"]) for event in run.events} == {("acme", ACME)}
+        assert "shut down" not in run.log
+        run.process.terminate()
+        await run.ends(7)
+        assert run.log.count("shut down") == 1
 
 
 async def test_a_startup_hook_that_fails_costs_its_tenant_only(pbx: Pbx) -> None:
@@ -834,6 +862,22 @@ async def test_a_thread_of_a_handler_does_not_hold_the_end(pbx: Pbx) -> None:
         await run.ends()
 
 
+async def test_a_pool_of_threads_of_a_handler_does_not_hold_the_end(pbx: Pbx) -> None:
+    waits = WAITS.replace(
+        "await call.listen_dtmf(timeout=60)",
+        "import asyncio, time, concurrent.futures as futures\n"
+        "    pool = futures.ThreadPoolExecutor(1)\n"
+        "    await asyncio.get_running_loop().run_in_executor(pool, time.sleep, 1000)",
+    )
+    write(pbx, document(acme="acme.py:app"), acme=waits)
+    await pushed(pbx)
+    async with running(pbx, "--drain", "0") as run:
+        pbx.call(ACME)
+        await until(lambda: run.of("call_answered"))
+        run.process.terminate()
+        await run.ends()
+
+
 async def test_a_handler_that_ends_the_process_ends_its_call(pbx: Pbx) -> None:
     exits = WAITS.replace(
         "await call.listen_dtmf(timeout=60)",
@@ -1031,7 +1075,7 @@ async def test_a_worker_takes_the_calls_of_one_that_died(pbx: Pbx) -> None:
     write(
         pbx,
         workers + document(acme="acme.py:app"),
-        acme=WAITS + "\n@app.on_adopt\nasync def adopted(call):\n    await call.listen_dtmf(timeout=60)\n",
+        acme=WAITS + ADOPTS,
     )
     await pushed(pbx)
     async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
@@ -1059,8 +1103,7 @@ async def test_a_worker_takes_the_calls_of_one_that_died(pbx: Pbx) -> None:
 
 
 async def test_a_worker_that_comes_back_leaves_its_moved_calls_where_they_are(pbx: Pbx) -> None:
-    adopts = "\n@app.on_adopt\nasync def adopted(call):\n    await call.listen_dtmf(timeout=60)\n"
-    write(pbx, "[defaults]\nworkers = 2\n" + document(acme="acme.py:app"), acme=WAITS + adopts)
+    write(pbx, "[defaults]\nworkers = 2\n" + document(acme="acme.py:app"), acme=WAITS + ADOPTS)
     await pushed(pbx)
     async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
         fars = []
@@ -1149,6 +1192,58 @@ async def test_a_worker_that_cannot_reach_one_node_keeps_its_calls_at_another(pb
             way.thaw()
 
 
+async def a_call_at(two: Running, one: Running) -> None:
+    """Call until the second worker has a call: the dialplan shares them out by chance."""
+    calls: list[object] = []
+    while not two.of("call_answered"):
+        calls.append(two.pbx.call(ACME))
+        await until(lambda: len(one.of("call_answered")) + len(two.of("call_answered")) == len(calls))
+
+
+async def test_a_worker_that_was_only_away_leaves_its_moved_calls_alone(pbx: Pbx) -> None:
+    goes_on = WAITS.replace("timeout=60)", "timeout=5)\n    await call.play_file('hello-world')")
+    write(pbx, "[defaults]\nworkers = 2\n" + document(acme="acme.py:app"), acme=goes_on + ADOPTS)
+    await pushed(pbx)
+    async with proxy(int(pbx.lab.ari_url.rpartition(":")[2])) as way:
+        text = pbx.config.read_text()
+        pbx.config.write_text(text.replace(pbx.lab.ari_url, way.url))
+        async with running(pbx, "--worker", "2/2", number=2) as two:
+            pbx.config.write_text(text)
+            async with running(pbx, "--worker", "1/2") as one:
+                await a_call_at(two, one)
+                way.freeze()
+                way.cut()
+                await until(lambda: len(one.of("call_adopted")) == 1, most=30)
+                await two.says("AriUnreachable")  # its handler fails
+                way.thaw()
+                await two.says("was moved to the Stasis app voxtra-acme-1: it goes on there")
+                await until(lambda: two.of("call_ended"))
+                two.process.terminate()
+                await two.ends()
+                (adopted,) = one.of("call_adopted")
+                assert adopted["call_id"] not in {end["call_id"] for end in one.of("call_ended")}
+                await one.forced()
+
+
+async def test_a_worker_that_stood_still_leaves_its_moved_calls_alone(pbx: Pbx) -> None:
+    goes_on = WAITS.replace("timeout=60)", "timeout=10)\n    await call.hangup()")
+    write(pbx, "[defaults]\nworkers = 2\n" + document(acme="acme.py:app"), acme=goes_on + ADOPTS)
+    await pushed(pbx)
+    async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
+        await a_call_at(two, one)
+        two.process.send_signal(signal.SIGSTOP)
+        try:
+            await until(lambda: len(one.of("call_adopted")) == 1, most=30)
+        finally:
+            two.process.send_signal(signal.SIGCONT)
+        await until(lambda: two.of("call_ended"))
+        await asyncio.sleep(5)  # until its handler would have hung up
+        (adopted,) = one.of("call_adopted")
+        assert adopted["call_id"] not in {end["call_id"] for end in one.of("call_ended")}
+        two.process.kill()
+        await one.forced()
+
+
 async def test_a_call_that_no_worker_can_take_is_not_sent_to_and_fro(pbx: Pbx) -> None:
     shared = '[defaults]\napps = "shared"\napp_name = "voxtra"\nworkers = 2\n'
     write(pbx, shared + document(acme="acme.py:app", beta="beta.py:app"), acme=SAYS_BYE, beta="1 / 0\n")
@@ -1189,6 +1284,20 @@ async def test_an_app_that_another_process_takes_costs_its_tenant_only_and_comes
         assert {event["tenant"] for event in all_of_them.of("call_ended")} == {"beta"}
         assert kept.up
         await all_of_them.forced()
+
+
+async def test_calls_of_an_app_that_is_taken_and_taken_back_are_handled(pbx: Pbx) -> None:
+    write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=WAITS, beta=WAITS + ADOPTS)
+    await pushed(pbx)
+    async with running(pbx) as first:
+        pbx.call(BETA)
+        await until(lambda: first.of("call_answered"))
+        async with running(pbx, "beta", number=2) as second:
+            await until(lambda: second.of("call_adopted"))
+            first.process.send_signal(signal.SIGHUP)
+            await second.ends(4)
+            await until(lambda: first.of("call_adopted"))
+        await first.forced()
 
 
 async def test_health_metrics_and_a_json_log_without_secrets(pbx: Pbx) -> None:

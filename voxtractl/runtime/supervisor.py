@@ -158,6 +158,7 @@ class Supervisor:
         self.worker = worker
         self.hubs: dict[str, Hub] = {}
         self.keep_log: Callable[[], None] = lambda: None  # after a handler file may have changed it
+        self._policy = asyncio.get_event_loop_policy()
         self.served: dict[str, _Served] = {}
         self.faults: dict[str, HandlerFault] = {}
         self.loading: set[str] = set()  # tenants whose handlers are not ready yet
@@ -236,8 +237,8 @@ class Supervisor:
         self._go(self._every(BLOCKED_AFTER / 2, self._watch))
         self._go(self._every(LOOK_EVERY, self._look))
         if self.worker is not None and self.worker.count > 1:
-            for name, hub in self.hubs.items():  # each at its own pace: one may be away
-                self._go(self._every(BEAT, partial(self._beat, name, hub)))
+            for name, hub in self.hubs.items():  # each on its own: a node that is away holds up no other
+                self._go(self._every(BEAT, self._beat, name, hub))
         for load in late:
             self._go(self._serve_late(load))
         self.serves = True
@@ -251,16 +252,15 @@ class Supervisor:
         return task
 
     @staticmethod
-    async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _every(seconds: float, work: Callable[..., Coroutine[Any, Any, None]], *of: object) -> None:
         """Do it again and again. What fails unforeseen is told, and tried once more: a process that serves
         calls must not stop looking after them."""
         while True:
             await asyncio.sleep(seconds)
             try:
-                await work()
+                await work(*of)
             except Exception:
-                what = work.func if isinstance(work, partial) else work
-                log.exception("%s failed, and is tried again", what.__name__.strip("_"))
+                log.exception("%s failed, and is tried again", work.__name__.strip("_"))
 
     async def drain(self, seconds: float) -> int:
         """New calls take the fallback, running ones get so long, the rest are ended; returns how many those
@@ -473,10 +473,10 @@ class Supervisor:
                 log.warning("the handler of %s is slow to load, at %s", slug, code.standing())
             async with asyncio.timeout(LOAD_TIMEOUT):
                 try:
-                    app = await work
+                    app = _own(await work, tenant)
                     await self._start_up(tenant, app)
                 finally:
-                    self.keep_log()
+                    self._keep()
         except TimeoutError:
             fault = HandlerFault(
                 f"the handler of {slug} was not ready within {LOAD_TIMEOUT:.0f} s",
@@ -548,7 +548,7 @@ class Supervisor:
         before = self.served.get(tenant.slug)
         hubs = [*self._hubs_of(tenant), *(hub for hub, _, _ in (before.names if before else ()))]
         app.attach(list(dict.fromkeys(hubs)), lambda: self._loop_of(app).loop, tenant=tenant.slug)
-        if not app.has_hooks:
+        if not app.has_hooks or app.is_up:
             return
         loop = self._loop_of(app).loop
         work = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_started(app, tenant), loop))
@@ -577,7 +577,10 @@ class Supervisor:
         names = self._names(tenant)
         app.app_name = self._apps(tenant)[0]  # the document may have changed since its startup
         if (old := self.served.get(tenant.slug)) is not None:
-            self._past.append(old)
+            if old.app is app:  # of a module that was not loaded anew
+                old.code.unload()
+            else:
+                self._past.append(old)
             # Names it has no more: the dialplan sends calls there until it is pushed.
             names += [at for at in old.names if at not in names and at[0].taker(*at[1:]) is old.app]
         for hub, name, slug in names:
@@ -702,9 +705,16 @@ class Supervisor:
                 except VoxtractlError as exc:
                     log.warning("%s is not served again: %s", name, exc)
 
+    def _keep(self) -> None:
+        """Undo what a handler file may have done to all: to the log, or to the policy of event loops, which
+        everybody's child processes ask for their watcher (uvloop's has none)."""
+        self.keep_log()
+        if asyncio.get_event_loop_policy() is not self._policy:
+            asyncio.set_event_loop_policy(self._policy)
+
     async def _watch(self) -> None:
         """Tell which tenant's handler blocks its loop, and where; once for each time."""
-        self.keep_log()
+        self._keep()
         loops = {*self._loops.values(), *self._at.values()}
         self._blocked &= loops
         for loop in loops:
@@ -723,7 +733,7 @@ class Supervisor:
     # --- workers ----------------------------------------------------------------------------------------
 
     async def _beat(self, name: str, hub: Hub) -> None:
-        """Show a node that this worker lives, and take over the calls of the next one that does not."""
+        """Show a node that this worker lives, and take over the calls there of the next one that does not."""
         self._beaten += 1
         try:
             await self._beat_at(name, hub)
@@ -805,6 +815,18 @@ async def _reach(hub: Hub) -> None:
             await asyncio.sleep(REACH_AGAIN)
         else:
             return
+
+
+def _own(app: VoxtraApp, tenant: Tenant) -> VoxtraApp:
+    """The app, unless another tenant has it. Raises HandlerFault."""
+    if app.tenant in (None, tenant.slug):
+        return app
+    raise HandlerFault(
+        f"the handler of {tenant.slug} has the VoxtraApp of {app.tenant}: an installed module is shared",
+        tenant=tenant.slug,
+        where=tenant.handler,
+        hint="make app = VoxtraApp() in the module that handler = names",
+    )
 
 
 def _way(node: Node) -> object:

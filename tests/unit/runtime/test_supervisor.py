@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+import uvloop
 
 from voxtractl import VoxtraApp
 from voxtractl.ari.client import ARIClient
@@ -46,6 +47,17 @@ async def test_what_fails_unforeseen_is_told_and_done_again(caplog: pytest.LogCa
     assert caplog.text.count("look failed, and is tried again") == 2
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_the_policy_of_event_loops_stays_what_it_was(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path / "tenants.toml")
+    before = asyncio.get_event_loop_policy()
+    uvloop.install()  # a handler file; its policy has no watcher for anybody's child processes
+    try:
+        await supervisor._watch()
+        assert asyncio.get_event_loop_policy() is before
+    finally:
+        asyncio.set_event_loop_policy(before)
 
 
 async def test_a_loop_outlives_a_task_that_ends_the_process(caplog: pytest.LogCaptureFixture) -> None:
