@@ -17,6 +17,7 @@ import finds this package.
 
 import builtins
 import importlib.util
+import logging
 import os
 import sys
 import threading
@@ -155,11 +156,12 @@ class Code:
             sys.meta_path.insert(0, _Finder)
 
     def unload(self) -> None:
-        """Forget the modules: no call needs them any more."""
+        """Forget the modules and their loggers: no call needs them any more."""
         _PACKAGES.pop(self.package, None)
-        for name in list(sys.modules):  # a copy: other tenants' handlers load in their threads
-            if name.partition(".")[0] == self.package:
-                sys.modules.pop(name, None)
+        for known in (sys.modules, logging.root.manager.loggerDict):
+            for name in list(known):  # a copy: other tenants' handlers load in their threads
+                if name.partition(".")[0] == self.package:
+                    known.pop(name, None)
 
     # --- what its modules import --------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Handler files become apps: each tenant its own package, faults with file and line, the peer's import."""
 
+import logging
 import os
 import pickle
 import sys
@@ -271,6 +272,18 @@ def test_a_fault_names_the_tenant_the_file_and_the_line(
 def test_a_handler_that_is_not_there_is_told(tmp_path: Path, place: str, what: str) -> None:
     with pytest.raises(HandlerFault, match=what):
         load(place, "acme", tmp_path)
+
+
+def test_modules_and_their_loggers_are_forgotten(tmp_path: Path) -> None:
+    names = "import logging\nlogging.getLogger(__name__)\n"
+    place = write(tmp_path, "acme.py", names + "import words\n" + APP) + ":app"
+    write(tmp_path, "words.py", names)
+    before = {*sys.modules}, {*logging.root.manager.loggerDict}
+    code = Code(place, "acme", tmp_path)
+    code.load()
+    assert f"{code.package}.words" in logging.root.manager.loggerDict
+    code.unload()
+    assert ({*sys.modules}, {*logging.root.manager.loggerDict}) == before
 
 
 def test_modules_are_forgotten_while_another_tenants_handler_imports(
