@@ -803,6 +803,44 @@ async def test_a_handler_that_blocks_or_raises_stops_no_other_tenant(pbx: Pbx) -
         await pbx.empty()
 
 
+async def test_a_tenant_that_asks_what_takes_long_holds_up_no_other(pbx: Pbx) -> None:
+    asked: list[asyncio.StreamWriter] = []
+    slow = await asyncio.start_server(lambda _, writer: asked.append(writer), "127.0.0.1", 0)
+    curl = f"CURL(http://127.0.0.1:{slow.sockets[0].getsockname()[1]}/)"
+    asks = WAITS.replace(
+        "await call.listen_dtmf(timeout=60)",
+        f"import asyncio; await asyncio.gather(*(call.get_variable('{curl}') for _ in range(80)))",
+    )
+    sets = SAYS_BYE.replace("await call.hangup()", "await call.set_variable('X', '1'); await call.hangup()")
+    write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=asks, beta=sets)
+    await pushed(pbx)
+    for module in ("res_curl", "func_curl"):
+        assert pbx.ari("POST", f"asterisk/modules/{module}.so")[0] == 204
+    try:
+        async with running(pbx) as run:
+            pbx.call(ACME)
+            await until(lambda: len(asked) == 16)
+            pbx.call(BETA)
+            await until(lambda: run.of("call_ended"), most=3)
+            assert run.of("call_ended")[0]["tenant"] == "beta"
+            run.process.kill()
+    finally:
+        slow.close()
+        for writer in asked:
+            writer.transport.abort()
+        for module in ("func_curl", "res_curl"):
+            await until(lambda m=module: pbx.ari("DELETE", f"asterisk/modules/{m}.so")[0] == 204)  # type: ignore[misc]
+
+
+async def test_garbage_of_handlers_goes_as_in_any_program(pbx: Pbx) -> None:
+    told = "import gc\nprint('threshold', *gc.get_threshold(), flush=True)\n"
+    write(pbx, document(acme="acme.py:app"), acme=told + SAYS_BYE)
+    async with running(pbx) as run:
+        assert "threshold 700 10 10" in run.log
+        run.process.terminate()
+        await run.ends()
+
+
 async def test_while_a_handler_blocks_calls_take_the_fallback_and_repaired_code_takes_them(pbx: Pbx) -> None:
     blocks = WAITS.replace("await call.listen_dtmf(timeout=60)", "import time; time.sleep(1000)")
     write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=blocks, beta=WAITS)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from voxtractl.ari.resources import Channel
     from voxtractl.ari.stream import EventStream
 
-__all__ = ["ARIClient", "stop_playback"]
+__all__ = ["CONNECTIONS", "ARIClient", "stop_playback"]
 
 KEEP_ALIVE: Final = 10.0  # seconds; Asterisk's session_keep_alive is 15 s
 # Connecting at once to one Asterisk, which listens with a backlog of 10 (`ss -ltn`): of 16 that connect in

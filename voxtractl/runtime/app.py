@@ -215,11 +215,11 @@ class VoxtraApp:
             return self._ari
         call = self.calls.get(CALL.get() or "")
         hub = next((hub for hub in self._hubs if call and hub.journal.node == call.node), self._hubs[0])
-        return self._client(hub.ari, self._hub_loop)
+        return self._client(hub, self._hub_loop)
 
     @staticmethod
-    def _client(ari: ARIClient, loop: asyncio.AbstractEventLoop) -> ARIClient:
-        return HubClient(ari, loop)
+    def _client(hub: Hub, loop: asyncio.AbstractEventLoop) -> ARIClient:
+        return HubClient(hub, loop)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -596,13 +596,14 @@ class VoxtraApp:
 class HubClient(ARIClient):
     """The client of a hub for handlers, which may run in another loop."""
 
-    def __init__(self, ari: ARIClient, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(ari.url, "", "")  # nothing is sent from here
-        self._ari, self._loop = ari, loop
+    def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(hub.ari.url, "", "")  # nothing is sent from here
+        self._hub, self._loop = hub, loop
 
     async def ask(self, request: Request, *, timeout: float | None = None) -> Answer:
-        asked = asyncio.run_coroutine_threadsafe(self._ari.ask(request, timeout=timeout), self._loop)
-        return await asyncio.wrap_future(asked)
+        async with self._hub.share(request):
+            asked = asyncio.run_coroutine_threadsafe(self._hub.ari.ask(request, timeout=timeout), self._loop)
+            return await asyncio.wrap_future(asked)
 
 
 def _hear(sink: Sink, event: Mapping[str, Any]) -> None:

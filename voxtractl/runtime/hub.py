@@ -18,16 +18,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import chain, repeat
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 from voxtractl import naming
 from voxtractl.ari import requests
-from voxtractl.ari.client import ARIClient
+from voxtractl.ari.client import CONNECTIONS, ARIClient
 from voxtractl.ari.events import Event
 from voxtractl.ari.release import MANY_APPS, Feature, Release
 from voxtractl.ari.requests import Answer, Request
@@ -64,6 +65,7 @@ RESYNC_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)  # seconds after a try that fai
 MANY: Final = 1000  # calls; each is in the answer to each subscription, with up to four channels of 50 bytes
 END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
 NEWEST: Final = Release(99, 0)  # a build that is no release
+SHARE: Final = CONNECTIONS // 4  # slow requests of a tenant at once
 AUX_TIMEOUT: Final = 5.0  # seconds until a channel of our own must be in the app
 
 
@@ -148,6 +150,7 @@ class Hub:
         self._aux_of: dict[str, str] = {}  # channel or bridge of ours → the call it belongs to
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._shares: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._sending: dict[str, asyncio.Future[Any]] = {}  # the originates that have no answer yet
         self._followed: set[str] = set()  # calls that are subscribed; Asterisk keeps that while we are away
         self._empty: asyncio.Event | None = None  # set when the last call of a drain is over
@@ -325,8 +328,17 @@ class Hub:
         """Asterisk's answer, from whatever loop."""
         if asyncio.get_running_loop() is self._loop:
             return await self.ari.ask(request, timeout=timeout)
-        answer: Answer = await self._over(self.ari.ask(request, timeout=timeout))
+        async with self.share(request):
+            answer: Answer = await self._over(self.ari.ask(request, timeout=timeout))
         return answer
+
+    def share(self, request: Request) -> AbstractAsyncContextManager[None]:
+        """A tenant's turn for what takes a connection of the node: it has a quarter of them, and no more when
+        Asterisk is slow to answer. From whatever loop."""
+        loop = asyncio.get_running_loop()
+        if not request.slow or loop is self._loop:
+            return nullcontext()
+        return self._shares.setdefault(loop, asyncio.Semaphore(SHARE))
 
     async def _over(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run it in the hub's loop and wait for it in this one."""

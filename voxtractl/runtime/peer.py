@@ -27,6 +27,7 @@ from voxtractl.audio.resample import Resampler
 from voxtractl.runtime import app, session
 from voxtractl.runtime.app import Handler, HubClient, checked_handler
 from voxtractl.runtime.digits import Collected
+from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.lifecycle import Direction, Ended
 from voxtractl.runtime.router import Route
 from voxtractl.runtime.session import CallState
@@ -460,8 +461,8 @@ class VoxtraApp(app.VoxtraApp):
         return self._router.find(call.called_number, call.caller_number)
 
     @staticmethod
-    def _client(ari: client.ARIClient, loop: asyncio.AbstractEventLoop) -> client.ARIClient:
-        return _HubVerbs(ari, loop)
+    def _client(hub: Hub, loop: asyncio.AbstractEventLoop) -> client.ARIClient:
+        return _HubVerbs(hub, loop)
 
     def get_session(self, session_id: str) -> session.CallSession | None:
         return self.calls.get(session_id)
