@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -216,6 +216,23 @@ async def test_names_a_tenant_had_go_to_its_new_app_unless_another_tenant_has_th
     assert two.taker("second") is two.taker("third") is None
     await supervisor.close()
     assert told == ["call_started"]
+
+
+async def test_what_a_tenant_does_to_an_event_is_nobody_elses() -> None:
+    app, lab = VoxtraApp(), hub("lab")
+    heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @app.on_event
+    def spoils(event: Any) -> None:
+        event.clear()
+        heard.set_result(None)
+
+    told: list[Mapping[str, Any]] = []
+    lab.journal.sinks.append(told.append)
+    app.attach([lab], asyncio.get_running_loop, tenant="acme")
+    lab.journal.write("call_started", {"tenant": "acme", "call_id": "1"})
+    await heard
+    assert [event["event"] for event in told] == ["call_started"]
 
 
 async def test_limits_hold_over_a_reload_and_for_code_that_was_replaced(tmp_path: Path) -> None:
