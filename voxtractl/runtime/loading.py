@@ -39,6 +39,7 @@ __all__ = ["Code"]
 PEER: Final = "voxtra"
 _PEER_LOCK: Final = threading.Lock()
 _NUMBERS: Final = count(1)
+_PATH: Final = frozenset(sys.path)  # what no handler has put there
 _PACKAGES: Final[dict[str, "Code"]] = {}  # by the name of the package
 
 
@@ -63,6 +64,7 @@ class Code:
         self._base = base.resolve()
         self.file = Path(self._found) if is_file else None
         self._folder = str(self.file.parent if self.file else self._base)
+        self._folders = [self._folder]
         self.package = f"voxtractl_handler_{tenant.replace('-', '_')}_{next(_NUMBERS)}"
         self._own: dict[str, bool] = {}  # names at the top, whether they are ours
         self._builtins = {**vars(builtins), "__import__": self._import}
@@ -149,7 +151,7 @@ class Code:
 
     def _begin(self) -> None:
         spec = ModuleSpec(self.package, None, is_package=True)
-        spec.submodule_search_locations = [self._folder]
+        spec.submodule_search_locations = self._folders
         sys.modules[self.package] = importlib.util.module_from_spec(spec)
         _PACKAGES[self.package] = self
         if _Finder not in sys.meta_path:
@@ -171,10 +173,19 @@ class Code:
             self._own[name] = self._lies_beside(name)
         return self._own[name]
 
+    def _take_folders(self) -> None:
+        """A folder below its own that it has put into sys.path is its own too: another tenant's may come
+        first there."""
+        below = self._folder + os.sep
+        for folder in sys.path:
+            if str(folder).startswith(below) and folder not in self._folders and folder not in _PATH:
+                self._folders.append(folder)
+                self._own.clear()
+
     def _lies_beside(self, name: str) -> bool:
         if name in sys.stdlib_module_names or name == "voxtractl":
             return False
-        spec = PathFinder.find_spec(name, [self._folder])
+        spec = PathFinder.find_spec(name, self._folders)
         if spec is None:
             return False
         # A folder without __init__.py is a package only when nothing else has its name.
@@ -189,6 +200,7 @@ class Code:
         level: int = 0,
     ) -> ModuleType:
         """``__import__`` of the tenant's modules."""
+        self._take_folders()
         top = name.partition(".")[0]
         if level or not self._owns(top):
             return builtins.__import__(name, globals, locals, fromlist or (), level)

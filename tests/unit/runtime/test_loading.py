@@ -71,6 +71,22 @@ def test_modules_beside_a_handler_are_its_own_also_when_they_are_imported_later(
     assert not {name.partition(".")[0] for name in set(sys.modules) - names} & {"words", "lib", "plain"}
 
 
+def test_a_folder_that_a_handler_puts_into_the_path_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    text = (
+        "import os, sys\nsys.path.insert(0, os.path.join(os.path.dirname(__file__), 'lib'))\nimport helper\n"
+    )
+    for slug in ("acme", "beta"):
+        write(tmp_path, f"{slug}/lib/helper.py", f"whose = {slug!r}\n")
+        code = Code(write(tmp_path, f"{slug}/calls.py", text + APP) + ":app", slug, tmp_path)
+        code.load()
+        assert sys.modules[f"{code.package}.helper"].whose == slug
+        write(tmp_path, f"{slug}/lib/helper.py", "whose = 'nobody'\n")
+        assert code.is_stale()
+
+
 def test_a_module_first_imported_in_a_call_is_the_tenants(tmp_path: Path) -> None:
     write(tmp_path, "acme/words.py", "NAME = 'acme'\n")
     text = APP + "def later():\n    import words\n    return words.NAME\napp.later = later\n"
