@@ -390,14 +390,14 @@ class Supervisor:
                 return False
             self._fleet = fleet
             wanted = self._wanted(fleet)
-            for slug in set(self.served) - set(wanted):
-                self._leave(slug)
             self._tried = {slug: tried for slug, tried in self._tried.items() if slug in wanted}
             changed = {slug: tenant for slug, tenant in wanted.items() if self._is_due(tenant)}
             self.loading &= set(wanted)
             self.faults = {slug: fault for slug, fault in self.faults.items() if slug in wanted}
             self._tell_restart(fleet)
             late = await self._load(changed)
+            for slug in set(self.served) - set(wanted):  # now: a tenant of another name may have its app
+                self._leave(slug)
             await self._register()
             for load in late:
                 self._go(self._serve_late(load))

@@ -276,6 +276,26 @@ async def test_a_reload_that_waits_for_another_does_nothing_after_the_end(tmp_pa
     assert supervisor._loops == {}
 
 
+async def test_a_tenant_that_gets_another_name_is_served_all_the_time(tmp_path: Path) -> None:
+    text = '[nodes.lab]\nari = "http://127.0.0.1:1"\nari_user = "x"\nari_password_env = "X"\n'
+    text += 'store = "memory:lab"\n'
+    text += '[tenants.acme]\ndids = ["+265999000001"]\napp = "calls"\nhandler = "acme.py:app"\n'
+    (tmp_path / "acme.py").write_text(HOOK.format("await asyncio.sleep(0.5)"))
+    (tmp_path / "tenants.toml").write_text(text)
+    supervisor, lab = Supervisor(tmp_path / "tenants.toml"), hub("lab")
+    supervisor.hubs = {"lab": lab}
+    lab._registered.add("calls")
+    await supervisor.reload()
+    (tmp_path / "tenants.toml").write_text(text.replace("tenants.acme", "tenants.firm"))
+    reload = asyncio.create_task(supervisor.reload())
+    while not reload.done():
+        assert lab.taker("calls") is not None
+        await asyncio.sleep(0.01)
+    assert [*supervisor.served] == ["firm"]
+    assert lab.taker("calls") is supervisor.served["firm"].app
+    await supervisor.close()
+
+
 async def test_an_app_whose_names_change_while_it_starts_knows_the_one_it_is_served_under(
     tmp_path: Path,
 ) -> None:
