@@ -1400,6 +1400,32 @@ async def test_what_handlers_print_is_not_among_what_programs_read(pbx: Pbx, wor
         assert [line["event"] for line in lines] == ["call_started", "call_answered", "call_ended"]
 
 
+async def test_a_log_that_nobody_reads_holds_up_no_call_and_not_the_end(pbx: Pbx) -> None:
+    tells = "import logging\n    for _ in range(3000): logging.getLogger('acme').warning('x' * 100)"
+    tells = SAYS_BYE.replace("await call.hangup()", f"{tells}\n    await call.hangup()")
+    write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=tells, beta=SAYS_BYE)
+    await pushed(pbx)
+    events = pbx.config.parent / "events"
+    words = ["-c", str(pbx.config), "run", "--events", str(events)]
+    with (
+        (pbx.config.parent / "out").open("w") as out,
+        subprocess.Popen(  # noqa: ASYNC220  starting takes a millisecond
+            [sys.executable, "-m", "voxtractl", *words], stdout=out, stderr=subprocess.PIPE
+        ) as process,
+    ):
+        assert process.stderr is not None
+        try:
+            assert b"serving" in await asyncio.to_thread(process.stderr.readline)
+            for number in (ACME, BETA):
+                pbx.call(number)
+                await until(lambda n=number: events.read_text().count(n) == 3)  # type: ignore[misc]
+            process.terminate()
+            await until(lambda: process.poll() is not None)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+
+
 async def test_a_tenant_is_added_while_one_of_two_nodes_is_away(pbx: Pbx) -> None:
     write(pbx, document(acme="acme.py:app", beta="acme.py:app", gamma="acme.py:app"), acme=SAYS_BYE)
     await pushed(pbx)

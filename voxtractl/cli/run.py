@@ -107,14 +107,14 @@ def run(
             sinks=sinks,
             timeout=min(settings.timeout, 30.0),
         )
-        supervisor.keep_log = logs.configure(
-            as_json=log_json, verbose=settings.verbose, secrets=supervisor.secrets()
-        )
+        told = logs.configure(as_json=log_json, verbose=settings.verbose, secrets=supervisor.secrets())
+        stack.callback(told.end)
+        supervisor.keep_log = told.keep
         if counters is not None:
             counters.supervisor = supervisor
         calls = [0]
         supervisor.listen(lambda event: _count(event, calls))
-        say = partial(log.info, "%s") if log_json else show.note
+        say = partial(log.info, "%s") if log_json else told.say
         with _aside() if events == "-" or settings.output == "json" else nullcontext():
             wait(_serve(supervisor, counters, monitor, drain, lines, say), new_event_loop)
         if events != "-":

@@ -1,23 +1,33 @@
 """The log of a runtime: which tenant, which call, and never a secret. stdlib logging; text or one JSON
-object a line."""
+object a line.
+
+A thread writes it. Whoever reads it may sleep (a terminal after Ctrl-S, a pager): that holds up no call, and
+costs lines.
+"""
 
 import json
 import logging
 import sys
-from collections.abc import Callable, Collection
+import threading
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
+from queue import Full, Queue
 from typing import Final, TextIO
 
 from voxtractl.runtime.app import CALL, TENANT
 from voxtractl.settings import Secret
 
-__all__ = ["configure"]
+__all__ = ["Log", "configure"]
+
+log = logging.getLogger(__name__)
 
 STARS: Final = "****"
 OURS: Final = "voxtractl"
 NOISY: Final = ("asyncio", "aiohttp.access", "aiohttp.server", "voxtractl.ari.stream.wire")
+WAITING_MAX: Final = 10_000  # lines that wait for a slow reader
+ROOM: Final = 0.05  # seconds a handler waits for room among them, before its line is lost
+FLUSH: Final = 2.0  # seconds for them at the end
 SHORTEST: Final = 4  # a shorter secret would turn ordinary words into stars
 
 
@@ -83,47 +93,103 @@ class _Text(logging.Formatter):
         return f"{line}\n{record.exc_text}" if record.exc_text else line
 
 
+class _Writer(logging.Handler):
+    """Writes to a stream, in a thread."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: Queue[str | None] = Queue(WAITING_MAX)
+        self._lost = 0
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def createLock(self) -> None:
+        """None: who waits for room would hold up everybody."""
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.write(self.format(record))
+        except Exception:  # noqa: BLE001  logging's way: whoever tells something is not harmed
+            self.handleError(record)
+
+    def write(self, line: str) -> None:
+        """One line more, from whatever thread. The main thread, which has the calls, waits for no room."""
+        if not self._thread.is_alive():  # the end, or another process that a handler has forked
+            self._put(line)
+            return
+        waits = not self._lost and threading.current_thread() is not threading.main_thread()
+        try:
+            self._lines.put(line, timeout=ROOM if waits else 0.0)
+        except Full:
+            self._lost += 1
+
+    def end(self) -> None:
+        """Write what waits, unless that takes longer than ``FLUSH``."""
+        with suppress(Full):
+            self._lines.put_nowait(None)
+        self._thread.join(FLUSH)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._put(line)
+            if self._lost and self._lines.empty():
+                lost, self._lost = self._lost, 0
+                log.warning("%d lines of the log were lost: they came faster than they are read", lost)
+
+    def _put(self, line: str) -> None:
+        with suppress(OSError, ValueError):  # a full disk, or it is closed
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+
+class Log:
+    """How the log of the process is written; what ``configure`` has made so."""
+
+    def __init__(self, writer: _Writer, redact: _Redact, form: logging.Formatter, level: int) -> None:
+        self._writer, self._redact, self._form, self._level = writer, redact, form, level
+        self.say = writer.write  # a line as it is
+        self.end = writer.end
+
+    def keep(self) -> None:
+        """Make it so again. A handler file that configures logging does so for every tenant: ``dictConfig``
+        silences all loggers there are, ``basicConfig(force=True)`` takes the stars away. Loggers of a
+        tenant's own may have what handlers and levels they like; the root's and voxtractl's are everybody's.
+        """
+        root = logging.getLogger()
+        root.handlers[:] = [self._writer]
+        _set_level(root, self._level)
+        self._writer.filters[:] = [self._redact]
+        self._writer.setFormatter(self._form)
+        self._writer.setLevel(logging.NOTSET)
+        logging.disable(logging.NOTSET)
+        logging.setLogRecordFactory(logging.LogRecord)
+        for logger in (root, *list(root.manager.loggerDict.values())):
+            if isinstance(logger, logging.Logger):
+                logger.disabled = False
+                if logger.name.partition(".")[0] == OURS:
+                    logger.filters.clear()
+                    logger.propagate = True
+                    _set_level(logger, logging.WARNING if logger.name in NOISY else logging.NOTSET)
+        for noisy in NOISY:
+            _set_level(logging.getLogger(noisy), logging.WARNING)
+
+
 def configure(
     *,
     as_json: bool = False,
     verbose: bool = False,
     secrets: Collection[Secret] = (),
     stream: TextIO | None = None,
-) -> Callable[[], None]:
-    """Send the whole process's log to ``stream`` (stderr), at INFO, with ``verbose`` at DEBUG.
-
-    ``secrets`` may grow meanwhile.
-
-    Returns what makes it so again. A handler file that configures logging does so for every tenant:
-    ``dictConfig`` silences all loggers there are, ``basicConfig(force=True)`` takes the stars away.
-    """
-    handler = logging.StreamHandler(stream or sys.stderr)
+) -> Log:
+    """Send the whole process's log to ``stream`` (stderr), at INFO, with ``verbose`` at DEBUG. ``secrets``
+    may grow meanwhile. Who asked for it ends it."""
     form = _Json() if as_json else _Text()
-    keep = partial(_keep, handler, _Redact(secrets), form, logging.DEBUG if verbose else logging.INFO)
-    keep()
-    return keep
-
-
-def _keep(handler: logging.Handler, redact: _Redact, form: logging.Formatter, level: int) -> None:
-    """Loggers of a tenant's own may have what handlers and levels they like; the root's and voxtractl's are
-    everybody's."""
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    _set_level(root, level)
-    handler.filters[:] = [redact]
-    handler.setFormatter(form)
-    handler.setLevel(logging.NOTSET)
-    logging.disable(logging.NOTSET)
-    logging.setLogRecordFactory(logging.LogRecord)
-    for logger in (root, *list(root.manager.loggerDict.values())):
-        if isinstance(logger, logging.Logger):
-            logger.disabled = False
-            if logger.name.partition(".")[0] == OURS:
-                logger.filters.clear()
-                logger.propagate = True
-                _set_level(logger, logging.WARNING if logger.name in NOISY else logging.NOTSET)
-    for noisy in NOISY:
-        _set_level(logging.getLogger(noisy), logging.WARNING)
+    level = logging.DEBUG if verbose else logging.INFO
+    told = Log(_Writer(stream or sys.stderr), _Redact(secrets), form, level)
+    told.keep()
+    return told
 
 
 def _set_level(logger: logging.Logger, level: int) -> None:

@@ -4,7 +4,11 @@ import io
 import json
 import logging
 import logging.config
+import os
+import re
+import time
 from collections.abc import Callable, Iterator
+from threading import Thread
 
 import pytest
 
@@ -25,7 +29,7 @@ def stream() -> Iterator[io.StringIO]:
 
 
 def test_no_secret_reaches_a_line_or_a_traceback(stream: io.StringIO) -> None:
-    logs.configure(secrets=[Secret(CANARY), Secret("ab")], stream=stream)
+    logs.configure(secrets=[Secret(CANARY), Secret("ab")], stream=stream).end()
     log = logging.getLogger("acme")
     log.warning("the password is %s, ab", CANARY)
     try:
@@ -39,7 +43,7 @@ def test_no_secret_reaches_a_line_or_a_traceback(stream: io.StringIO) -> None:
 
 
 def test_a_line_names_its_tenant_and_call(stream: io.StringIO) -> None:
-    logs.configure(stream=stream)
+    logs.configure(stream=stream).end()
     tokens = TENANT.set("acme"), CALL.set("17")
     logging.getLogger("x").info("hello")
     TENANT.reset(tokens[0])
@@ -51,7 +55,7 @@ def test_a_line_names_its_tenant_and_call(stream: io.StringIO) -> None:
 
 
 def test_json_lines_hold_the_same(stream: io.StringIO) -> None:
-    logs.configure(as_json=True, verbose=True, secrets=[Secret(CANARY)], stream=stream)
+    logs.configure(as_json=True, verbose=True, secrets=[Secret(CANARY)], stream=stream).end()
     token = TENANT.set("acme")
     try:
         raise KeyError(CANARY)
@@ -69,7 +73,7 @@ class Unspeakable:
 
 
 def test_a_format_that_does_not_fit_is_told_with_its_values_and_raises_nothing(stream: io.StringIO) -> None:
-    logs.configure(secrets=[Secret(CANARY)], stream=stream)
+    logs.configure(secrets=[Secret(CANARY)], stream=stream).end()
     log = logging.getLogger("acme")
     log.info("caller %d", "x" + CANARY)
     log.info("%s and %s", 7)
@@ -104,12 +108,50 @@ def test_a_format_that_does_not_fit_is_told_with_its_values_and_raises_nothing(s
 def test_a_handler_file_that_configures_logging_changes_no_other_tenants_log(
     stream: io.StringIO, configures: Callable[[], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keep = logs.configure(secrets=[Secret(CANARY)], stream=stream)
+    told = logs.configure(secrets=[Secret(CANARY)], stream=stream)
+    told.end()
     log, own = logging.getLogger("voxtractl.some"), logging.getLogger("acme.own")
     own.setLevel(logging.ERROR)
     configures()
-    keep()
+    told.keep()
     log.info("hello %s", CANARY)
     own.info("not told")
     assert stream.getvalue().endswith("info    hello ****\n")
     assert capsys.readouterr().err == ""  # nor is it told twice
+
+
+def test_a_reader_that_sleeps_holds_up_nobody(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> None:
+    monkeypatch.setattr(logs, "WAITING_MAX", 100)
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as reader, os.fdopen(write, "w") as pipe:
+        os.set_blocking(read, False)
+        told = logs.configure(stream=pipe)
+        log = logging.getLogger("acme")
+        begun = time.monotonic()
+        for n in range(1000):
+            log.info("%d %s", n, "x" * 1000)
+        told.say("a word of ours")
+        assert time.monotonic() - begun < 1
+        heard = b""
+        while b"lines of the log were lost" not in heard:
+            assert time.monotonic() - begun < 10
+            heard += reader.read() or b""
+        told.end()
+    lost = re.search(rb"(\d+) lines of the log were lost", heard)
+    assert lost is not None
+    assert int(lost[1]) + heard.count(b"\n") == 1002
+
+
+def test_a_slow_reader_gets_every_line_of_a_handler(stream: io.StringIO) -> None:
+    told = logs.configure(stream=stream)
+    log = logging.getLogger("acme")
+
+    def tells() -> None:
+        for n in range(3 * logs.WAITING_MAX):
+            log.info("%d", n)
+
+    work = Thread(target=tells)
+    work.start()
+    work.join()
+    told.end()
+    assert stream.getvalue().count("\n") == 3 * logs.WAITING_MAX
