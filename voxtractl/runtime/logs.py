@@ -5,6 +5,7 @@ A thread writes it. Whoever reads it may sleep (a terminal after Ctrl-S, a pager
 costs lines.
 """
 
+import codecs
 import json
 import logging
 import sys
@@ -69,6 +70,10 @@ def _message(record: logging.LogRecord) -> str:
 
 
 class _Json(logging.Formatter):
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._ascii = codecs.lookup(stream.encoding or "utf-8").name != "utf-8"  # JSON knows no other
+
     def format(self, record: logging.LogRecord) -> str:
         told = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -80,7 +85,7 @@ class _Json(logging.Formatter):
         }
         if record.exc_text:
             told["traceback"] = record.exc_text
-        return json.dumps(told, ensure_ascii=False)
+        return json.dumps(told, ensure_ascii=self._ascii)
 
 
 class _Text(logging.Formatter):
@@ -185,9 +190,10 @@ def configure(
 ) -> Log:
     """Send the whole process's log to ``stream`` (stderr), at INFO, with ``verbose`` at DEBUG. ``secrets``
     may grow meanwhile. Who asked for it ends it."""
-    form = _Json() if as_json else _Text()
+    stream = stream or sys.stderr
+    form = _Json(stream) if as_json else _Text()
     level = logging.DEBUG if verbose else logging.INFO
-    told = Log(_Writer(stream or sys.stderr), _Redact(secrets), form, level)
+    told = Log(_Writer(stream), _Redact(secrets), form, level)
     told.keep()
     return told
 

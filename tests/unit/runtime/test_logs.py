@@ -67,6 +67,14 @@ def test_json_lines_hold_the_same(stream: io.StringIO) -> None:
     assert CANARY not in line["traceback"]
 
 
+def test_json_lines_stay_json_where_the_locale_is_not_utf_8(stream: io.StringIO) -> None:
+    written = io.BytesIO()
+    told = logs.configure(as_json=True, stream=io.TextIOWrapper(written, "iso8859-1", errors="replace"))
+    logging.getLogger("x").warning("Zoë 中")
+    told.end()
+    assert json.loads(written.getvalue())["message"] == "Zoë 中"
+
+
 class Unspeakable:
     def __repr__(self) -> str:
         raise KeyError("no words")
