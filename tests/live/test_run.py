@@ -1371,6 +1371,41 @@ async def test_health_metrics_and_a_json_log_without_secrets(pbx: Pbx) -> None:
         assert said == ["health", "serving", "draining:"]
 
 
+async def test_whatever_is_done_for_a_call_logs_its_tenant_and_call(pbx: Pbx) -> None:
+    tells = """\
+import logging
+from voxtractl import VoxtraApp
+
+app, log = VoxtraApp(), logging.getLogger("told")
+
+@app.on_event
+def event(event):
+    log.info("event")
+
+@app.default()
+async def handler(call):
+    async def later(*_):
+        log.info("async")
+
+    for place in (call.on_hangup, call.on_dtmf):
+        place(later)
+        place(lambda *_: log.info("sync"))
+    await call.answer()
+    await call.listen_dtmf(timeout=5)
+"""
+    write(pbx, document(acme="acme.py:app"), acme=tells)
+    await pushed(pbx)
+    async with running(pbx, "--log-json") as run:
+        pbx.call(ACME, "far-dtmf", "1")
+        await until(lambda: run.of("call_ended"))
+        run.process.terminate()
+        await run.ends()
+        lines = [json.loads(line) for line in run.log.splitlines() if '"told"' in line]
+        assert sorted({line["message"] for line in lines}) == ["async", "event", "sync"]
+        call = run.events[0]["call_id"]
+        assert {(line["tenant"], line["call_id"]) for line in lines} == {("acme", call)}
+
+
 @pytest.mark.parametrize("words", [["run", "--events", "-"], ["-o", "json", "run"]])
 async def test_what_handlers_print_is_not_among_what_programs_read(pbx: Pbx, words: list[str]) -> None:
     prints = SAYS_BYE.replace("await call.answer()", "print('for people'); await call.answer()")

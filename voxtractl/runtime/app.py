@@ -43,7 +43,7 @@ from voxtractl.runtime.journal import Journal, Sink
 from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
 from voxtractl.runtime.media import FAILURES, Breaker
 from voxtractl.runtime.router import Route, Router
-from voxtractl.runtime.session import CallSession
+from voxtractl.runtime.session import CALL, TENANT, CallSession, context_of
 from voxtractl.runtime.usage import Usage
 from voxtractl.settings import Secret
 
@@ -59,8 +59,6 @@ H = TypeVar("H", bound=Handler)
 Hook = Callable[[], object]
 K = TypeVar("K", bound=Hook)
 
-TENANT: Final[ContextVar[str | None]] = ContextVar("voxtractl_tenant", default=None)
-CALL: Final[ContextVar[str | None]] = ContextVar("voxtractl_call", default=None)
 LOADING: Final[ContextVar[bool]] = ContextVar(
     "voxtractl_loading", default=False
 )  # a handler file is imported
@@ -189,7 +187,8 @@ class VoxtraApp:
         if self._own_hub:
             _hear(sink, event)
         elif event["tenant"] == self.tenant:
-            self.loop.call_soon_threadsafe(_hear, sink, dict(event))  # others have it too
+            where = context_of(self.tenant, event["call_id"])
+            self.loop.call_soon_threadsafe(_hear, sink, dict(event), context=where)  # others have it too
 
     def on_startup(self, hook: K) -> K:
         """Run it once before the first call can come; sync or async, in the loop of the handlers.

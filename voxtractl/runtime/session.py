@@ -10,7 +10,7 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, ContextVar, copy_context
 from enum import StrEnum
 from functools import partial
 from threading import Lock, Thread
@@ -42,9 +42,24 @@ if TYPE_CHECKING:
     from voxtractl.runtime.hub import Hub, Taker
     from voxtractl.runtime.speech import Said, Transcript
 
-__all__ = ["AudioStream", "CallSession", "CallState", "Played", "Queued", "Recorded", "line_of", "tone_of"]
+__all__ = [
+    "CALL",
+    "TENANT",
+    "AudioStream",
+    "CallSession",
+    "CallState",
+    "Played",
+    "Queued",
+    "Recorded",
+    "context_of",
+    "line_of",
+    "tone_of",
+]
 
 log = logging.getLogger(__name__)
+
+TENANT: Final[ContextVar[str | None]] = ContextVar("voxtractl_tenant", default=None)
+CALL: Final[ContextVar[str | None]] = ContextVar("voxtractl_call", default=None)
 
 Callback = Callable[[], object]
 C = TypeVar("C", bound=Callback)
@@ -145,6 +160,7 @@ class CallSession:
         self._taker = taker
         self._loop = taker.loop
         self.id: str = channel["id"]
+        self._context = context_of(taker.tenant, self.id)
         self.app = app
         self.args = tuple(args)
         self.direction = direction
@@ -1111,7 +1127,7 @@ class CallSession:
             function(*args)
         else:
             try:
-                self._loop.call_soon_threadsafe(function, *args)
+                self._loop.call_soon_threadsafe(function, *args, context=self._context)
             except RuntimeError:  # the tenant's loop is closed: it was drained
                 log.debug("the loop of %s is closed", self.id)
 
@@ -1388,6 +1404,14 @@ class CallSession:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, CallEnded):
             log.error("something of call %s failed: %s", self.id, error, exc_info=error)
+
+
+def context_of(tenant: str | None, call_id: str) -> Context:
+    """Where what is done for a call runs, so that each line of the log has both."""
+    context = copy_context()
+    context.run(TENANT.set, tenant)
+    context.run(CALL.set, call_id)
+    return context
 
 
 def line_of(channel: Mapping[str, Any]) -> str:

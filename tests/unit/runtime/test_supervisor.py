@@ -208,7 +208,9 @@ async def test_names_a_tenant_had_go_to_its_new_app_unless_another_tenant_has_th
     assert acme.app_name == "second"
     told: list[str] = []
     acme.on_event(lambda event: told.append(event["event"]))
-    one.journal.write("call_started", {"tenant": "acme"})  # it hears of calls over the old name
+    one.journal.write(
+        "call_started", {"tenant": "acme", "call_id": "1"}
+    )  # it hears of calls over the old name
     await supervisor._load({"beta": tenant("beta", app="first")})
     await supervisor._load({"acme": tenant("acme", app="third", nodes=("two",))})
     supervisor._leave("acme")
@@ -284,7 +286,7 @@ async def test_a_tenant_that_gets_another_name_is_served_all_the_time(tmp_path: 
     (tmp_path / "tenants.toml").write_text(text)
     supervisor, lab = Supervisor(tmp_path / "tenants.toml"), hub("lab")
     supervisor.hubs = {"lab": lab}
-    lab._registered.add("calls")
+    lab._web.registered.add("calls")
     await supervisor.reload()
     (tmp_path / "tenants.toml").write_text(text.replace("tenants.acme", "tenants.firm"))
     reload = asyncio.create_task(supervisor.reload())
