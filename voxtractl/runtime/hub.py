@@ -364,8 +364,8 @@ class Hub:
                 case lifecycle.Delete(call_id, reason):
                     self._delete(call_id, reason)
                 case lifecycle.Look(call_id):
-                    # In a task: what _send gets has no body.
-                    self._spawn(self._insist_for(requests.channel(call_id), partial(self._looked, call_id)))
+                    looked = partial(self._looked, call_id)
+                    self._spawn(self._insist_for(requests.channel(call_id), looked))
                 case lifecycle.Gone(call_id):
                     if session := self.sessions.get(call_id):
                         session.post(session.gone)
@@ -502,7 +502,8 @@ class Hub:
     def _send(self, request: Request, told: Callable[[Answer], None]) -> None:
         """Send what may be sent twice, and go on; ``told`` gets the answer when Asterisk gives one.
 
-        Without a task where it can be: a call has three of these, and tasks were a tenth of its cost.
+        Without a task where it can be: a call has three of these, and tasks were a tenth of its cost. The
+        body of an answer is not read then, unless it is a refusal's.
         """
         if not self.ari.post(request, partial(self._sent, request, told)):
             self._spawn(self._insist_for(request, told))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.runtime.test_nodes import Asterisk, Taker, in_stasis, until
 from voxtractl.ari import requests
-from voxtractl.ari.requests import Request
+from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriAuthFailed, CallEnded, MediaFailed
 from voxtractl.runtime import hub as hub_module
 from voxtractl.runtime import lifecycle, websockets
@@ -193,4 +193,25 @@ async def test_a_call_that_another_worker_had_meanwhile_comes_back_with_its_own_
     await asyncio.sleep(0)
     assert session.args == ("+265999000001",)
     assert session.called_number == "+265999000001"
+    await hub.stop()
+
+
+async def test_a_call_that_was_never_sent_on_is_found_where_it_is() -> None:
+    """Over the websocket too, where the body of an answer that nobody waits for is not read."""
+    asterisk, hub, _ = await served()
+
+    def post(request: Request, told: Any) -> bool:
+        told(Answer(200))
+        return True
+
+    async def ask(request: Request, **more: Any) -> Answer:
+        if request.path == "/channels/call":
+            return Answer(200, in_stasis("call"))
+        return await Asterisk.ask(asterisk, request)
+
+    asterisk.post, asterisk.ask = post, ask  # type: ignore[method-assign]
+    hub.feed("call", lifecycle.Continue())
+    hub.feed("call", lifecycle.HandlerReturned())
+    hub.feed("call", lifecycle.Doubted())
+    await until(lambda: hub.table.live["call"].state is State.ENDING)  # as its handler left it
     await hub.stop()
