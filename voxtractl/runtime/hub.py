@@ -910,7 +910,6 @@ class Hub:
                 log.warning("the calls could not be compared with Asterisk: %s", exc, exc_info=ours)
                 await asyncio.sleep(pause)
             else:
-                self._web.unheard = False
                 return
 
     async def _resync(self, *, adopting: bool) -> None:
@@ -940,6 +939,7 @@ class Hub:
                 and row["name"] in self._web.registered
             ):
                 self._spawn(self._insist(requests.destroy_bridge(row["id"])))
+        self._web.unheard = False
 
     async def _come_back(self, channels: Iterable[Mapping[str, Any]]) -> None:
         """Calls of ours whose StasisStart was lost: they were answered, or came back from the dialplan."""
