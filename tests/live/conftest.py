@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from voxtractl.ari.release import MEDIA_WEBSOCKET, Feature, Release
 from voxtractl.errors import LabError
 from voxtractl.lab import Lab, names, purge, up
 
@@ -39,6 +40,30 @@ def up_or_tell(name: str) -> Lab:
         if os.environ.get("CI") == "true" or os.environ.get("VOXTRACTL_REQUIRE_LAB") == "1":
             pytest.fail(text)
         pytest.skip(text)
+
+
+def release(lab: Lab) -> Release:
+    found = Release.of(lab.version)
+    assert found is not None
+    return found
+
+
+def needs(lab: Lab, feature: Feature) -> None:
+    """Skip the test on an Asterisk that has not got it yet."""
+    if not release(lab).has(feature):
+        pytest.skip(f"Asterisk {lab.version} has no {feature.what}")
+
+
+def needs_media(lab: Lab, media: str) -> None:
+    """Skip the test on an Asterisk that has not got this way for sound yet."""
+    if media == "websocket":
+        needs(lab, MEDIA_WEBSOCKET)
+
+
+def needs_an_account_of_its_own(lab: Lab) -> None:
+    """Skip a test of what Asterisk may not read where it runs as root and reads everything."""
+    if lab.owner[0] == 0:
+        pytest.skip("the lab's Asterisk runs as root")
 
 
 def purge_labs_of_killed_sessions() -> None:

@@ -15,13 +15,14 @@ from uuid import uuid4
 
 import pytest
 
-from tests.live.conftest import LabFactory
+from tests.live.conftest import LabFactory, needs
 from tests.live.pbx import until
 from tests.tools.proxy import proxy
 from voxtractl.ari import requests
 from voxtractl.ari.backoff import Backoff
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.events import Event
+from voxtractl.ari.release import REQUESTS
 from voxtractl.ari.requests import Request
 from voxtractl.ari.stream import MESSAGE_MAX, EventStream, State
 from voxtractl.errors import AppReplaced, AriAuthFailed, AriUnreachable, UsageFault
@@ -121,6 +122,7 @@ async def calling(lab: Lab, app: str) -> AsyncIterator[tuple[ARIClient, str]]:
 
 
 async def test_events_of_several_apps_come_in_order(lab: Lab) -> None:
+    needs(lab, REQUESTS)
     apps = [an_app(), an_app()]
     async with streaming(lab, *apps) as (stream, watch):
         for app in apps:
@@ -137,6 +139,7 @@ async def test_events_of_several_apps_come_in_order(lab: Lab) -> None:
 
 
 async def test_a_thousand_requests_at_once_get_their_own_answers(lab: Lab) -> None:
+    needs(lab, REQUESTS)
     async with streaming(lab) as (stream, _):
         names = [f"T{n}" for n in range(1000)]
         asked = [Request("GET", "/deviceStates/Stasis%3A" + name) for name in names]
@@ -146,6 +149,7 @@ async def test_a_thousand_requests_at_once_get_their_own_answers(lab: Lab) -> No
 
 async def test_the_longest_message_is_taken(lab: Lab) -> None:
     """One byte more and Asterisk drops the connection; so `takes` says no."""
+    needs(lab, REQUESTS)
     async with streaming(lab) as (stream, watch):
         await stream.ask(requests.ping())
 
@@ -179,6 +183,7 @@ async def test_as_many_apps_as_the_request_line_holds(lab: Lab) -> None:
 
 
 async def test_the_client_sends_over_the_stream_what_it_takes(lab: Lab) -> None:
+    needs(lab, REQUESTS)
     async with (
         proxy(lab.http_port) as between,
         ARIClient(between.url, lab.ari_user, lab.ari_password) as ari,
@@ -223,6 +228,7 @@ async def test_one_that_is_not_to_come_back_ends_with_its_connection(lab: Lab) -
 
 
 async def test_what_was_on_its_way_when_it_was_cut_fails_at_once(lab: Lab) -> None:
+    needs(lab, REQUESTS)
     async with proxy(lab.http_port) as between, streaming(lab, url=between.url) as (stream, watch):
         await stream.ask(requests.ping())
         between.freeze()
@@ -239,6 +245,7 @@ async def test_what_was_on_its_way_when_it_was_cut_fails_at_once(lab: Lab) -> No
 
 
 async def test_connections_that_are_reset_are_tried_again(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    needs(lab, REQUESTS)
     async with proxy(lab.http_port) as between:
         between.resets = 20
         async with streaming(lab, url=between.url) as (stream, watch):

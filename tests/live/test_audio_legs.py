@@ -9,13 +9,17 @@ from uuid import uuid4
 import pytest
 
 from tests.contract.legs import LegContract, Place
+from tests.live.conftest import needs
 from tests.tools.media import Calls
 from tests.tools.sound import pitch
+from voxtractl.ari.release import LEG_RATES, MEDIA_WEBSOCKET, Feature
 from voxtractl.audio import mediasocket
 from voxtractl.audio.leg import Leg
 from voxtractl.audio.server import AudioServer
 from voxtractl.errors import MediaFailed, RemoteProtocolError
 from voxtractl.lab import Lab
+
+WHOLE = Feature("digits over AudioSocket, and channels that end with its connection", {20: 14, 22: 4})
 
 
 @dataclass
@@ -26,8 +30,10 @@ class AsteriskCall:
     hangup: str
     calls: Calls
     channel: str  # the external media channel
+    lab: Lab
 
     async def press(self, digits: str) -> None:
+        needs(self.lab, WHOLE)
         status, answer = await self.calls.ari("POST", f"channels/{self.channel}/dtmf", dtmf=digits)
         assert status == 204, answer
 
@@ -40,24 +46,27 @@ class AsteriskCall:
 
 @asynccontextmanager
 async def over_audiosocket(lab: Lab, rate: int, far: str = "echo") -> AsyncIterator[AsteriskCall]:
+    if rate != 8000:
+        needs(lab, LEG_RATES)
     async with AudioServer() as server, Calls(lab) as calls:
         leg_id = uuid4()
         leg = server.expect(leg_id, rate)
         channel = await calls.audiosocket(server.address, leg_id, rate)
         await leg.connected()
         await calls.bridge(channel, await calls.far(far))
-        yield AsteriskCall(leg, "eof", calls, channel)
+        yield AsteriskCall(leg, "eof", calls, channel, lab)
         await leg.close()
         assert server.rejected == {}
 
 
 @asynccontextmanager
 async def over_websocket(lab: Lab, rate: int, far: str = "echo") -> AsyncIterator[AsteriskCall]:
+    needs(lab, MEDIA_WEBSOCKET)
     async with Calls(lab) as calls:
         channel, connection = await calls.websocket(rate)
         async with await mediasocket.connect(lab.ari_url, connection, rate=rate) as leg:
             await calls.bridge(channel, await calls.far(far))
-            yield AsteriskCall(leg, "hangup", calls, channel)
+            yield AsteriskCall(leg, "hangup", calls, channel, lab)
 
 
 class TestAudioSocket(LegContract):
@@ -85,6 +94,7 @@ async def test_a_leg_that_says_nothing_stays_up_and_hears(lab: Lab, over: object
 
 
 async def test_asterisk_is_refused_when_the_uuid_is_not_expected(lab: Lab) -> None:
+    needs(lab, WHOLE)
     async with asyncio.timeout(20), AudioServer() as server, Calls(lab) as calls:
         leg = server.expect(uuid4(), 8000, 0.5)
         channel = await calls.audiosocket(server.address, uuid4(), 8000)
@@ -95,6 +105,7 @@ async def test_asterisk_is_refused_when_the_uuid_is_not_expected(lab: Lab) -> No
 
 
 async def test_a_channel_of_another_rate_ends_the_leg_with_the_reason(lab: Lab) -> None:
+    needs(lab, LEG_RATES)
     async with asyncio.timeout(20), AudioServer() as server, Calls(lab) as calls:
         leg_id = uuid4()
         leg = server.expect(leg_id, 8000)
@@ -130,6 +141,7 @@ async def test_garbage_beside_a_running_leg_disturbs_nothing(lab: Lab) -> None:
 
 
 async def test_the_websocket_says_why_it_cannot_be_had(lab: Lab) -> None:
+    needs(lab, MEDIA_WEBSOCKET)
     with pytest.raises(MediaFailed, match="knows no such connection"):
         await mediasocket.connect(lab.ari_url, "nobody", rate=8000)
     with pytest.raises(MediaFailed, match="no sound from Asterisk"):

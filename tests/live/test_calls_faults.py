@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.conftest import LabFactory, NodeDocument
+from tests.live.conftest import LabFactory, NodeDocument, needs_media
 from tests.live.pbx import ACME, Far, Pbx, nothing, pushed, serving, until
 from tests.tools.proxy import proxy
 from voxtractl import VoxtraApp
@@ -209,6 +209,8 @@ async def test_a_call_whose_start_was_lost_with_the_connection_is_handled_like_a
 
 @pytest.mark.parametrize("media", ["audiosocket", "websocket"])
 async def test_a_call_with_its_media_in_our_hands_is_lost_with_asterisk(own_pbx: Pbx, media: str) -> None:
+    needs_media(own_pbx.lab, media)
+
     async def handler(call: CallSession) -> None:
         await call.answer()
         await call.open_leg(8000)
@@ -756,6 +758,8 @@ async def records_into_a_sink(call: CallSession) -> None:
 async def test_speech_ends_when_the_caller_goes(
     pbx: Pbx, media: str, verb: Callable[[CallSession], Awaitable[None]]
 ) -> None:
+    needs_media(pbx.lab, media)
+
     async def handler(call: CallSession) -> None:
         await call.answer()
         with pytest.raises(CallEnded):
@@ -870,6 +874,8 @@ async def test_a_recording_ends_with_the_caller(
 @pytest.mark.parametrize("media", ["audiosocket", "websocket"])
 @pytest.mark.parametrize("rate", [8000, 16000])
 async def test_what_is_sent_comes_back_from_a_far_echo(pbx: Pbx, media: str, rate: int) -> None:
+    needs_media(pbx.lab, media)
+
     async def handler(call: CallSession) -> int:
         await call.answer()
         leg = await call.audio_stream(rate)
@@ -935,6 +941,8 @@ async def test_an_older_asterisk_has_no_media_websocket(pbx: Pbx) -> None:
 
 @pytest.mark.parametrize("media", ["audiosocket", "websocket"])
 async def test_a_call_ends_once_with_its_media_connection(pbx: Pbx, media: str) -> None:
+    needs_media(pbx.lab, media)
+
     async def handler(call: CallSession) -> None:
         await call.answer()
         leg = await call.audio_stream(8000)

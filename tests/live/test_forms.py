@@ -8,7 +8,9 @@ from voxtractl.model.forms import CODECS, STRATEGIES
 
 def test_the_codecs_are_those_asterisk_knows(lab: Lab) -> None:
     rows = re.findall(r"^ *\d+ +(audio|video) +\S+ +(\S+)", lab.cli("core show codecs"), re.MULTILINE)
-    assert {name for _, name in rows} - {"none"} == CODECS
+    known = {name for _, name in rows} - {"none"}
+    # AMR is a patch, which Debian has and Asterisk's own source has not.
+    assert known | {"amr", "amrwb"} == CODECS
 
 
 def test_asterisk_takes_every_strategy_as_it_is_written(lab: Lab) -> None:

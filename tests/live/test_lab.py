@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.conftest import release
+from voxtractl.ari.release import MEDIA_WEBSOCKET
 from voxtractl.cli.entry import run
 from voxtractl.errors import LabError
 from voxtractl.lab import Lab, find, names, purge, remove_root, up
@@ -28,9 +30,9 @@ NEEDED = frozenset(
     name
     for line in """
     app_audiosocket app_dial app_echo app_exec app_mixmonitor app_originate app_playback app_playtones
-    app_queue app_read app_record app_senddtmf app_stack app_stasis app_stasis_broadcast app_system
-    app_verbose bridge_builtin_features bridge_holding bridge_native_rtp bridge_simple bridge_softmix
-    chan_audiosocket chan_bridge_media chan_pjsip chan_rtp chan_websocket
+    app_queue app_read app_record app_senddtmf app_stack app_stasis app_system app_verbose
+    bridge_builtin_features bridge_holding bridge_native_rtp bridge_simple bridge_softmix
+    chan_audiosocket chan_bridge_media chan_pjsip chan_rtp
     codec_alaw codec_resample codec_ulaw format_pcm format_sln format_wav
     func_callerid func_channel func_db func_dialplan func_global func_groupcount func_logic
     func_pjsip_endpoint func_strings func_timeout func_uri pbx_config
@@ -41,7 +43,7 @@ NEEDED = frozenset(
     res_pjsip_header_funcs res_pjsip_outbound_authenticator_digest res_pjsip_outbound_registration
     res_pjsip_registrar res_pjsip_sdp_rtp res_pjsip_session res_rtp_asterisk res_sorcery_astdb
     res_sorcery_config res_sorcery_memory res_stasis res_stasis_playback res_stasis_recording
-    res_stasis_snoop res_timing_timerfd res_websocket_client""".splitlines()
+    res_stasis_snoop res_timing_timerfd""".splitlines()
     for name in line.split()
 )
 
@@ -358,7 +360,8 @@ def test_every_module_the_other_rooms_need_is_running(lab: Lab) -> None:
         for line in lab.cli("module show").splitlines()
         if ".so" in line and " Running " in line
     }
-    assert NEEDED - running == set()
+    needed = NEEDED | {"chan_websocket"} if release(lab).has(MEDIA_WEBSOCKET) else NEEDED
+    assert needed - running == set()
 
 
 def test_the_reader_may_look_and_not_touch(lab: Lab) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.conftest import needs_an_account_of_its_own
 from tests.live.operator import Operator
 from voxtractl import ARIClient, TenantProvisioner
 from voxtractl.errors import PlanRefused, UsageFault
@@ -252,6 +253,8 @@ BREAKAGES: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
 def test_a_broken_fragment_leaves_the_whole_old_dialplan_answering(two: Operator, breakage: str) -> None:
+    if breakage == "unreadable":
+        needs_an_account_of_its_own(two.lab)
     before = two.dialplan("from-trunk")
     BREAKAGES[breakage](two.current / "extensions" / "beta.conf")
     said = two.types("dialplan", "reload")

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from tests.live.carrier import Carrier, reply
-from tests.live.conftest import LabFactory
+from tests.live.conftest import LabFactory, needs, needs_media
 from tests.live.pbx import Pbx, serving, until
+from voxtractl.ari.release import Feature
 from voxtractl.errors import OriginateFailed
 from voxtractl.runtime.session import CallSession
 
+DIALS = Feature("Dial events only of what was dialled", {20: 15, 22: 5})
 PORTS = 2  # calls with a port of their own
 
 TRUNK = """
@@ -100,6 +102,8 @@ async def test_without_an_rtp_port_calls_that_are_up_go_on_and_new_ones_are_told
     narrow: tuple[Pbx, Rings, Rings], media: str
 ) -> None:
     pbx, one, two = narrow
+    needs_media(pbx.lab, media)
+    needs(pbx.lab, DIALS)
     pid = pbx.lab.pid
 
     async def handler(call: CallSession) -> bool:

@@ -7,8 +7,10 @@ from uuid import uuid4
 
 import pytest
 
+from tests.live.conftest import needs
 from tests.tools.media import Calls
 from tests.tools.spoken import UNDERSTOOD, spoken
+from voxtractl.ari.release import LEG_RATES
 from voxtractl.audio.leg import Leg
 from voxtractl.audio.server import AudioServer
 from voxtractl.lab import Lab
@@ -44,6 +46,8 @@ async def two_legs(lab: Lab, rate: int, other: int) -> AsyncIterator[tuple[Leg, 
 
 @pytest.mark.parametrize(("rate", "other"), [(8000, 8000), (16000, 16000), (24000, 8000)])
 async def test_what_one_says_the_other_understands(lab: Lab, rate: int, other: int) -> None:
+    if rate != 8000:
+        needs(lab, LEG_RATES)
     voice, ear = PiperSpeech(variation=0.0), PocketsphinxRecognizer()
     await ear.ready()
     try:

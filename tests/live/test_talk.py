@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.live.conftest import NodeDocument
+from tests.live.conftest import NodeDocument, needs_media
 from tests.live.pbx import ACME, BETA, TENANTS, Pbx
 from tests.tools.spoken import UNDERSTOOD
 from voxtractl import VoxtraApp
@@ -32,6 +32,7 @@ def words(text: str) -> set[str]:
 
 @pytest.mark.parametrize("media", ["audiosocket", "websocket"])
 async def test_one_call_says_a_sentence_and_the_other_understands_it(pbx: Pbx, media: str) -> None:
+    needs_media(pbx.lab, media)
     voice, ear = PiperSpeech(variation=0.0), PocketsphinxRecognizer()
     await ear.ready()
     await voice.ready()
