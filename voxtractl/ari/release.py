@@ -12,6 +12,7 @@ __all__ = [
     "MEDIA_WEBSOCKET",
     "QUEUE_PROOF",
     "REQUESTS",
+    "SIP_CODES",
     "Feature",
     "Release",
 ]
@@ -25,13 +26,14 @@ class Feature:
     since: Mapping[int, int]
 
 
-# Seen in Asterisk's source, tag by tag; with 20.13, 20.19 and 22.10 also in running ones.
+# Seen in Asterisk's source, tag by tag; with 20.13, 20.19, 20.20 and 22.10 also in running ones.
 QUEUE_PROOF: Final = Feature("paused members in queues.conf, which prove the queues", {20: 12, 22: 2})
 REQUESTS: Final = Feature("requests over the event websocket", {20: 14, 22: 4})
 MANY_APPS: Final = Feature("over 127 Stasis apps on a websocket", {20: 15, 22: 5})
 LEG_RATES: Final = Feature("AudioSocket above 8 kHz", {20: 17, 22: 7})
+SIP_CODES: Final = Feature("the SIP code of a call's end", {20: 17, 22: 7})
 MEDIA_WEBSOCKET: Final = Feature('media="websocket" (its JSON messages)', {20: 18, 22: 8})
-FEATURES: Final = (QUEUE_PROOF, REQUESTS, MANY_APPS, LEG_RATES, MEDIA_WEBSOCKET)
+FEATURES: Final = (QUEUE_PROOF, REQUESTS, MANY_APPS, LEG_RATES, SIP_CODES, MEDIA_WEBSOCKET)
 
 
 class Release(NamedTuple):
