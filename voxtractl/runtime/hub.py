@@ -135,6 +135,7 @@ class Hub:
         self.draining = False
         self._stopped = False
         self._ending = False  # a drain's time is over
+        self.siblings = False  # other workers may move our calls to themselves
         self.elsewhere: Callable[[str], Sequence[str]] = lambda app: ()  # the app at other workers that live
         self._takers: dict[tuple[str, str], Taker] = {}
         self._left: dict[str, str | None] = {}  # apps that are served no more → whose they were
@@ -375,7 +376,7 @@ class Hub:
     def _delete(self, call_id: str, reason: str) -> None:
         sending = self._sending.get(call_id)
         known = self.table.live.get(call_id)
-        if sending is None and known is not None and (self._web.unheard or known.looking):
+        if self.siblings and sending is None and known is not None and (self._web.unheard or known.looking):
             self._spawn(self._delete_ours(call_id, reason))
         elif sending is None:
             self._send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
@@ -481,6 +482,8 @@ class Hub:
 
     async def _unless_moved(self, *channels: Mapping[str, Any]) -> None:
         """Calls that another worker has moved to itself while it thought this one dead are over here."""
+        if not self.siblings:  # it is a question for each call
+            return
         for channel, app, _ in await self.places(channels):
             session = self.sessions.get(channel["id"])
             if session is None or app == session.app or app in self._web.registered:

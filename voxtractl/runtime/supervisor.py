@@ -209,6 +209,7 @@ class Supervisor:
             await ari.open()  # startup hooks may use it
             hub = self.hubs[name] = Hub(ari, journal=journal)
             hub.elsewhere = partial(self._elsewhere, name)
+            hub.siblings = self.worker is not None and self.worker.count > 1
         for slug in self._only:
             if slug not in self._fleet.tenants:
                 raise UsageFault(
