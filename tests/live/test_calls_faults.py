@@ -351,6 +351,9 @@ async def test_calls_of_an_app_that_was_taken_and_is_left_behind_are_adopted_aga
 
         @first.on_adopt
         async def again(call: CallSession) -> None:
+            await call.play_tone("ring")
+            await asyncio.sleep(0.2)
+            await call.stop()
             status.set_result((await call.play_file("hello-world")).status)
 
         far = pbx.call()

@@ -724,8 +724,7 @@ class Hub:
     def _adopt(self, app: str, taker: Taker, channel: Mapping[str, Any], args: list[str]) -> None:
         """A call that another process had; that one told its begin."""
         session = self._enter(app, taker, channel, args, "call_adopted")
-        session.untouched = False  # a sound may be playing
-        self._send(requests.stop_playback(tone_of(session.id)), lambda _: None)
+        session.post(session.adopted)
         session.post(taker.adopt, session)
 
     def _enter(

@@ -67,6 +67,7 @@ T = TypeVar("T")
 
 LOOK_AGAIN: Final = 3.0  # seconds until Asterisk is asked whether a sound or a recording is over
 SOUND_MAX: Final = 3600.0  # seconds: Asterisk tells no end of some playbacks (facts G6); a handler goes on
+TONE_ENDS: Final = 1.0  # seconds for a tone that is stopped; it takes Asterisk a millisecond or two
 GONE_GRACE: Final = 0.2  # seconds until the event of an end has come, after a refusal that may be due to it
 END_TIMEOUT: Final = 10.0  # seconds Asterisk gets to end a call before hangup() returns all the same
 SPOKEN: Final = frozenset({"number", "digits", "characters"})  # by Asterisk itself; it cannot stop them
@@ -379,8 +380,7 @@ class CallSession:
                 )
         if not media:
             raise UsageFault(f"{op} needs something to play")
-        tone = tone_of(self.id)
-        playback = tone if _is_tone(media) and tone not in self._sounding else uuid4().hex
+        playback = await self._tone(op) if _is_tone(media) else uuid4().hex
         done = self._expect(playback, op)
         self._playing[playback] = media
         self._sounding.add(playback)
@@ -398,6 +398,14 @@ class CallSession:
             raise
         ended = self._watch_playback(playback, done, media, op, timeout)
         return await ended if wait else self._later(ended, Played(media[-1], "started"))
+
+    async def _tone(self, op: str) -> str:
+        """The id of the next tone; one before it that is being stopped is waited for."""
+        tone = tone_of(self.id)
+        if tone in self._sounding and tone not in self._playing:
+            await asyncio.wait([self._expect(tone, op)], timeout=TONE_ENDS)
+            self._waits.pop(tone, None)
+        return tone if tone not in self._sounding else uuid4().hex
 
     async def _watch_playback(
         self, playback: str, done: "asyncio.Future[str]", media: list[str], op: str, timeout: float
@@ -1149,6 +1157,14 @@ class CallSession:
                     self.queue_status = event["userevent"].get("Status") or self.queue_status
             case "Dial" if event["dialstatus"] == "ANSWER":
                 self._queue_answered = True
+
+    def adopted(self) -> None:
+        """Another process had it, and may have left it with a tone."""
+        self.untouched = False
+        tone = tone_of(self.id)
+        self._sounding.add(tone)
+        self._quiet.clear()
+        self._background(self._end_sound(tone, ["tone:"]))
 
     def resync(self) -> None:
         """Events were lost with a connection: ask whether what is waited for is over."""
