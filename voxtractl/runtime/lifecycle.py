@@ -517,8 +517,9 @@ def _blame(call: Call, signal: Signal) -> None:
         case Destroyed(cause, tech_cause):
             call.cause, call.tech_cause = cause or call.cause, tech_cause or call.tech_cause
             call.by = call.by or _unasked(call)
-        case Missing() if call.looking:
-            call.by = call.by or EndedBy.CALLER  # it left the app by itself; its hangup request is on the way
+        case Missing() if call.looking and (call.by is None or call.unsure):
+            # It left the app by itself; its hangup request is on the way.
+            call.by, call.reason, call.detail = EndedBy.CALLER, None, ""
         case Missing():
             call.by = call.by or EndedBy.LOST
         case Lost() if call.by is None or call.unsure:  # the media connection ended with all else

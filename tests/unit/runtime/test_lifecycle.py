@@ -244,6 +244,11 @@ CALLS: dict[str, tuple[Direction, tuple[Signal, ...], Told]] = {
         (Started(), Answered(), Doubted(), HandlerReturned(), FAR_BYE, LeftStasis(), Destroyed()),
         Told("answered", "caller", 16, asked="LDG"),
     ),
+    "inbound: a 404 ends the handler, and no other sign comes before the look": (
+        IN,
+        (Started(), Answered(), Doubted(), HandlerReturned(), Missing()),
+        Told("answered", "caller", 16, asked="LDG"),
+    ),
     "inbound: a 404 was about something else, and then the handler ends": (
         IN,
         (
