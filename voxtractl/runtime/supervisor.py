@@ -63,6 +63,8 @@ LOOK_EVERY: Final = 2.0  # seconds between looks at the document's files
 BLOCKED_AFTER: Final = 2.0  # seconds a tenant's loop may not turn before it is told
 BEAT: Final = 1.0  # seconds between a worker's signs of life
 DEAD_AFTER: Final = 5.0  # seconds without one until its calls are moved
+GONE_AFTER: Final = 60.0  # seconds without one until its calls are looked for less often
+INHERIT_EVERY: Final = 10.0  # seconds between such looks
 MOVES: Final = 16  # calls at once; each may keep a connection for the length of a sound
 ALIVE: Final = "VOXTRA_WORKER_ALIVE"
 
@@ -182,6 +184,7 @@ class Supervisor:
         self._blocked: set[_Loop] = set()  # those whose block was told
         self._beaten = 0  # signs of life so far
         self._beats: dict[tuple[str, int], tuple[str, float]] = {}  # of the other workers, and when they came
+        self._inherited: dict[tuple[str, int], float] = {}  # when the calls of a dead worker were looked for
         self._moving: set[str] = set()  # calls of dead workers that are being moved here
         self._moves = asyncio.Semaphore(MOVES)
         self._bases: dict[str, str] = {}  # our apps → the tenants' app, without the worker's number
@@ -760,12 +763,21 @@ class Supervisor:
         alive = [n for n in range(1, worker.count + 1) if n == worker.number or self._lives(name, n, now)]
         for dead in set(range(1, worker.count + 1)) - set(alive):
             heir = next((n for n in alive if n > dead), alive[0])  # one heir: nobody moves a call twice
-            if heir == worker.number:
+            if heir == worker.number and self._is_time(name, dead, now):
+                self._inherited[name, dead] = now
                 await self._inherit(hub, dead)
 
     def _lives(self, name: str, other: int, now: float) -> bool:
         _, since = self._beats.get((name, other), ("", now))  # not looked at yet: give it time
         return now - since < DEAD_AFTER
+
+    def _is_time(self, name: str, dead: int, now: float) -> bool:
+        """To look for its calls: that is a question for each call of the node. One that stands still gets new
+        ones; one that was never there, or is long gone, does not."""
+        value, since = self._beats[name, dead]
+        if value and now - since < GONE_AFTER:
+            return True
+        return now - self._inherited.get((name, dead), -INHERIT_EVERY) >= INHERIT_EVERY
 
     async def _inherit(self, hub: Hub, dead: int) -> None:
         """Begin to move the calls of a dead worker here; they come as a StasisStart that says so."""

@@ -405,6 +405,32 @@ async def test_a_worker_keeps_its_name_when_the_document_has_another_number_of_w
         await runs.close()
 
 
+async def test_a_worker_that_was_never_there_is_not_looked_for_all_the_time(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look asks for the place of every call of the node."""
+    monkeypatch.setattr(supervisor_module, "BEAT", 0.01)
+    monkeypatch.setattr(supervisor_module, "DEAD_AFTER", 0.05)
+    fleet.write("[defaults]\nworkers = 2", acme=SERVED)
+    runs = Supervisor(fleet.config, worker=Worker(1, 2))
+    await runs.start()
+    try:
+        asked = fleet.asterisks["one"].asked
+
+        def looks() -> int:
+            return sum(request.path == "/channels" for request in asked)
+
+        at_start = looks()
+        await until(lambda: looks() > at_start)
+        beats = len(asked)
+        await until(lambda: len(asked) > beats + 50)
+        assert looks() == at_start + 1
+        monkeypatch.setattr(supervisor_module, "INHERIT_EVERY", 0.02)
+        await until(lambda: looks() > at_start + 5)
+    finally:
+        await runs.close()
+
+
 async def test_calls_of_a_tenant_that_is_served_no_more_take_its_fallback(fleet: Fleet) -> None:
     fleet.write(acme=SERVED, beta=SERVED)
     runs = Supervisor(fleet.config)
