@@ -397,7 +397,9 @@ async def test_digits_of_a_call_that_went_on_to_another_tenant_count_once(pbx: P
     write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=sends, beta=says)
     await pushed(pbx)
     async with running(pbx) as run:
-        pbx.call(ACME, "far-dtmf", "12")
+        far = pbx.call(ACME)
+        await until(lambda: "beta" in {event["tenant"] for event in run.of("call_started")})
+        far.goes("far-dtmf", "12")
         await run.says("heard 12\n")
         assert [event["digit"] for event in run.of("dtmf")] == ["1", "2"]
         run.process.terminate()
