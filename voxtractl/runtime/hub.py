@@ -387,7 +387,8 @@ class Hub:
         """End it, unless another worker has it by now."""
         answer = await self._insist(requests.channel(call_id))
         if answer is not None and answer.status == 200:
-            await self._unless_moved(answer.body)
+            with suppress(AriError):  # then it is ended: none may stay up with nobody
+                await self._unless_moved(answer.body)
         if call_id in self.sessions:
             self._send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
 
