@@ -25,7 +25,7 @@ def main() -> None:
     try:
         from voxtractl.cli.entry import run
 
-        code = run(sys.argv[1:])
+        code = run(sys.argv[1:], last=True)
     except KeyboardInterrupt:  # before the command line was there to tell it, or once more at its end
         code = 130
     import os

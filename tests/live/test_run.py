@@ -996,6 +996,24 @@ async def test_a_drain_lets_calls_finish_and_ends_the_rest(pbx: Pbx) -> None:
         await pbx.empty()
 
 
+async def test_signals_to_the_very_end_change_no_exit_code(pbx: Pbx) -> None:
+    write(pbx, document(acme="acme.py:app"), acme=WAITS)
+    await pushed(pbx)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        async with running(pbx) as run:
+            pbx.call(ACME)
+            await until(lambda: run.of("call_answered"))
+            run.process.terminate()
+            await run.says("draining")
+            while run.process.poll() is None:
+                run.process.send_signal(number if number is not signal.SIGHUP else signal.SIGTERM)
+                run.process.send_signal(number)
+                await asyncio.sleep(0.001)
+            await run.ends()
+            assert "1 calls served" in run.log
+            run.file.write_text("")
+
+
 async def test_a_changed_document_is_served_without_dropping_a_call(pbx: Pbx) -> None:
     write(pbx, document(acme="acme.py:app"), acme=WAITS)
     await pushed(pbx)

@@ -196,9 +196,12 @@ def _cluster(word: str) -> bool | None:
     return False
 
 
-def run(words: Sequence[str]) -> int:
-    """Run one command line; returns the exit code. Every ending of a command passes through here."""
-    with _terminable():
+def run(words: Sequence[str], *, last: bool = False) -> int:
+    """Run one command line; returns the exit code. Every ending of a command passes through here.
+
+    ``last``: the process ends with it, and no signal that comes at its end may change its exit code.
+    """
+    with _terminable(last=last):
         try:
             show.open_streams()
             words = globals_first(words)
@@ -225,17 +228,20 @@ def run(words: Sequence[str]) -> int:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def _terminable(*, last: bool) -> Iterator[None]:
     """SIGTERM ends a command like Ctrl-C, so that it cleans up; only the main thread may say so."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     except ValueError:
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if last or handler is not None:  # None: not Python's
+                signal.signal(number, signal.SIG_IGN if last else handler)
 
 
 def _fail(error: VoxtractlError) -> int:
@@ -282,7 +288,8 @@ def wait(work: Coroutine[Any, Any, T], new_event_loop: "Callable[[], AbstractEve
     except asyncio.CancelledError as exc:
         raise KeyboardInterrupt from exc
     finally:
-        signal.signal(signal.SIGTERM, before)  # asyncio leaves the default
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # else the work has said so, at its end
+            signal.signal(signal.SIGTERM, before)  # asyncio leaves the default
 
 
 def _early_output(words: Iterable[str]) -> None:

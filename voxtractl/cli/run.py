@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]  # one line of what the process does
 
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GARBAGE: Final = 700  # objects; what Python has itself. __main__ takes more, and 400 calls kept 800 MB
 
 HINTS: Final = {  # when the file of --events cannot be opened
@@ -90,7 +91,7 @@ def run(
     gc.set_threshold(GARBAGE)
     with ExitStack() as stack:
         # Until the event loop is there: the document is read after that anyway, and a hangup would kill us.
-        stack.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         lines = _lines(events, stack) if events else None
         sinks: list[Sink] = [lines] if lines else []
         counters = None
@@ -236,8 +237,9 @@ async def _serve(
         await supervisor.close()  # a signal does not cut it short: it is bounded, and hooks always run
         if counters is not None:
             await counters.close()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)  # it ends anyway, and has an exit code to tell
     if failure is not None:
         raise failure
     if faults:

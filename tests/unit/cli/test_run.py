@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,15 @@ class Supervisor:
 
     def sentence(self) -> str:
         return "serving"
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """It ignores them from its end on, as the last thing of a process."""
+    before = {number: signal.getsignal(number) for number in run.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 async def until(true: Callable[[], object]) -> None:
