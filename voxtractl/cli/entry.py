@@ -24,7 +24,7 @@ from voxtractl.settings import Settings
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-__all__ = ["COMMANDS", "Commands", "build", "globals_first", "run", "wait"]
+__all__ = ["COMMANDS", "SIGNALS", "Commands", "build", "globals_first", "run", "wait"]
 
 T = TypeVar("T")
 
@@ -57,6 +57,7 @@ GLOBALS: Final[Mapping[str, bool]] = {
     "-v": False,
 }
 
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what may end a process early
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})  # stdout takes no more
 
 FIRST_STEPS: Final = """\
@@ -230,7 +231,7 @@ def run(words: Sequence[str], *, last: bool = False) -> int:
 @contextmanager
 def _terminable(*, last: bool) -> Iterator[None]:
     """SIGTERM ends a command like Ctrl-C, so that it cleans up; only the main thread may say so."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     except ValueError:

@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]  # one line of what the process does
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GARBAGE: Final = 700  # objects; what Python has itself. __main__ takes more, and 400 calls kept 800 MB
 
 HINTS: Final = {  # when the file of --events cannot be opened
@@ -184,6 +183,8 @@ async def _serve(
 ) -> None:
     """Serve until told to stop; every ending of the runtime passes through here."""
     import asyncio
+
+    from voxtractl.cli.entry import SIGNALS
 
     loop = asyncio.get_running_loop()
     told, forced = asyncio.Event(), asyncio.Event()

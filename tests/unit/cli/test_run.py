@@ -62,7 +62,7 @@ class Supervisor:
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
     """It ignores them from its end on, as the last thing of a process."""
-    before = {number: signal.getsignal(number) for number in run.SIGNALS}
+    before = {number: signal.getsignal(number) for number in entry.SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
