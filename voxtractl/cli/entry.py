@@ -62,12 +62,12 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})  
 
 FIRST_STEPS: Final = """\
 First steps:
-  voxtractl init                                   a tenants.toml to start from
+  voxtractl init                                 a tenants.toml to start from
   voxtractl tenant add acme --did +265999000001 --push
-  voxtractl dialplan status                        is every node what it should be?
+  voxtractl dialplan status                      is every node as it should be?
 
-Global options may stand anywhere on the line. VOXTRACTL_CONFIG, VOXTRACTL_OUTPUT, …
-set them from the environment. Exit codes: docs/errors.md."""
+Global options may stand anywhere on the line. VOXTRACTL_CONFIG,
+VOXTRACTL_OUTPUT, … set them from the environment. Exit codes: docs/errors.md."""
 
 
 class Commands(TyperGroup):
