@@ -36,7 +36,7 @@ from voxtractl.errors import (
     SpeechUnavailable,
 )
 from voxtractl.lab import Lab
-from voxtractl.runtime import session
+from voxtractl.runtime import sounds
 from voxtractl.runtime.lifecycle import EndedBy
 from voxtractl.runtime.session import CallSession
 from voxtractl.runtime.speech import Transcript
@@ -712,7 +712,7 @@ async def test_a_thousand_calls_ended_by_every_way_end_a_thousand_times(pbx: Pbx
 
 
 async def test_a_sound_whose_end_is_never_told_is_bounded(pbx: Pbx, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "SCHEMES", session.SCHEMES | {"nosuch"})
+    monkeypatch.setattr(sounds, "SCHEMES", sounds.SCHEMES | {"nosuch"})
 
     async def handler(call: CallSession) -> list[str]:
         await call.answer()

@@ -462,7 +462,9 @@ async def test_who_answers_in_the_moment_when_it_is_given_up_is_ended_too(pbx: P
             def wait(left: int, task: "asyncio.Task[CallSession]" = task) -> None:
                 loop.call_soon(wait, left - 1, task) if left else task.cancel()
 
-            other._waits["up"][0].add_done_callback(lambda _: wait(turns))  # noqa: B023
+            answered = other._channel.waiting("up")
+            assert answered is not None
+            answered.add_done_callback(lambda _: wait(turns))  # noqa: B023
             await asyncio.wait([task])
             if not task.cancelled():
                 await task.result().hangup()

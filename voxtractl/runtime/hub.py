@@ -44,9 +44,11 @@ from voxtractl.errors import (
     VoxtractlError,
 )
 from voxtractl.runtime import lifecycle
+from voxtractl.runtime.channel import Channel
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal, State
-from voxtractl.runtime.session import CallSession, line_of, tone_of
+from voxtractl.runtime.session import CallSession, line_of
+from voxtractl.runtime.sounds import tone_of
 from voxtractl.runtime.websockets import Websockets
 from voxtractl.settings import Secret
 
@@ -345,8 +347,8 @@ class Hub:
         """Run it in the hub's loop and wait for it in this one."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
 
-    def feed(self, call_id: str, signal: Signal, *, of: CallSession | None = None) -> None:
-        """Tell the call table; from whatever thread. Not when it is ``of`` a session that has the call no
+    def feed(self, call_id: str, signal: Signal, *, of: Channel | None = None) -> None:
+        """Tell the call table; from whatever thread. Not when it comes ``of`` a session that has the call no
         more."""
         try:
             here = asyncio.get_running_loop() is self._loop
@@ -357,8 +359,8 @@ class Hub:
         else:
             self.loop.call_soon_threadsafe(self._feed, call_id, signal, of)
 
-    def _feed(self, call_id: str, signal: Signal, of: CallSession | None = None) -> None:
-        if of is not None and self.sessions.get(call_id) is not of:
+    def _feed(self, call_id: str, signal: Signal, of: Channel | None = None) -> None:
+        if of is not None and not ((session := self.sessions.get(call_id)) and session.has(of)):
             return
         for action in self.table.feed(call_id, signal, monotonic()):
             match action:

@@ -10,10 +10,11 @@ make media channels, a breaker stops asking for a while. An Asterisk whose Audio
 an RTP port: with none left a call that is up can still be heard and spoken to (measured).
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import uuid4
 
 from voxtractl.ari import requests
@@ -22,11 +23,15 @@ from voxtractl.audio.leg import Leg
 from voxtractl.audio.mediasocket import connect
 from voxtractl.audio.server import AudioServer
 from voxtractl.errors import AriError, CallEnded, CallError, LocalProtocolError, MediaFailed
+from voxtractl.runtime import lifecycle
+from voxtractl.runtime.channel import Channel
+from voxtractl.runtime.sounds import Sounds
 
 if TYPE_CHECKING:
-    from voxtractl.runtime.hub import Hub
+    from voxtractl.runtime.hub import Hub, Taker
 
-__all__ = ["FAILURES", "FORMATS", "Breaker", "open_leg"]
+__all__ = ["FAILURES", "FORMATS", "AudioStream", "Breaker", "Media", "open_leg"]
+
 
 Server = Callable[[], Awaitable[AudioServer]]
 
@@ -34,6 +39,7 @@ FORMATS: Final[Mapping[int, str]] = {8000: "slin", 16000: "slin16", 24000: "slin
 CONNECT: Final = 5.0  # seconds until Asterisk must have connected
 FAILURES: Final = 3  # in a row, until the breaker opens
 REST: Final = 5.0  # seconds it stays open
+RATE: Final = 16000  # of a leg that nobody has chosen one for
 
 
 class Breaker:
@@ -144,3 +150,144 @@ async def _websocket(hub: "Hub", call_id: str, app: str, rate: int, _: Server) -
             await leg.close()
         raise
     return str(channel["id"]), legs[0]
+
+
+class Media:
+    """The legs of one call: the one that it is heard and spoken to with, and those that listen in."""
+
+    __slots__ = ("_app", "_begins", "_channel", "_leg", "_listening", "_over", "_sounds", "_taker")
+
+    def __init__(self, channel: Channel, sounds: Sounds, taker: "Taker", app: str) -> None:
+        self._channel = channel
+        self._sounds = sounds
+        self._taker = taker
+        self._app = app
+        self._leg: Leg | None = None
+        self._begins = asyncio.Lock()
+        self._listening: list[Leg] = []
+        self._over = False
+
+    async def leg(self, rate: int | None = None) -> Leg:
+        """The leg of the call, opened when there is none. Raises MediaFailed, CallEnded."""
+        async with self._begins:
+            if self._leg is not None and not self._leg.closed:
+                if rate not in (None, self._leg.rate):
+                    raise MediaFailed(
+                        f"the call's sound is open at {self._leg.rate} Hz",
+                        call=self._channel.id,
+                        hint="close that leg first",
+                    )
+                return self._leg
+            channel, leg = await self._open(rate or RATE, "audio_stream")
+            try:
+                bridge = await self._bridge()
+                await self._channel.command(requests.add_to_bridge(bridge, [channel]), "audio_stream")
+            except BaseException:
+                await leg.close()
+                raise
+            leg.on_close(partial(self._closed, leg))
+            self._leg = leg
+            return leg
+
+    async def _bridge(self) -> str:
+        """The bridge of this call and its media; from then on sounds are played into it."""
+        channel = self._channel
+        if channel.bridge is None:
+            channel.must_be_alone("audio_stream")
+            await self._sounds.until_quiet("audio_stream", at_once=True)
+            channel.bridge = await channel.open_bridge([channel.id], "audio_stream")
+        return channel.bridge
+
+    async def _open(self, rate: int, op: str) -> tuple[str, Leg]:
+        self._channel.check(op)
+        self._taker.take_leg()
+        try:
+            channel, leg = await open_leg(
+                self._channel.hub,
+                self._channel.id,
+                self._app,
+                rate=rate,
+                transport=self._taker.media,
+                server=self._taker.audio_server,
+                breaker=self._taker.breaker,
+            )
+        except BaseException:
+            self._taker.give_leg()
+            raise
+        leg.on_close(self._taker.give_leg)
+        return channel, leg
+
+    def _closed(self, leg: Leg, why: str) -> None:
+        """The connection of the call's sound ended: so does the call, unless we closed it."""
+        if self._leg is not leg:  # it was left behind when the call went into the dialplan
+            return
+        self._leg = None
+        if why != "ours":
+            kind = why.partition(":")[0]
+            self._channel.tell(
+                lifecycle.MediaLost(cast("Any", kind if kind in ("hangup", "eof") else "error"))
+            )
+
+    async def snoop(self, spy: str, *, rate: int) -> Leg:
+        """A leg that hears the other side (``in``), what it is played (``out``) or ``both``."""
+        listener = await self.listener(spy, "snoop")
+        try:
+            channel, leg = await self._open(rate, "snoop")
+            try:
+                bridge = await self._channel.open_bridge([listener, channel], "snoop")
+            except BaseException:
+                await leg.close()
+                raise
+        except BaseException:
+            self._channel.remove(listener)
+            raise
+        self._listening.append(leg)
+        leg.on_close(partial(self._unsnooped, leg, listener, bridge))
+        return leg
+
+    async def listener(self, spy: str, op: str) -> str:
+        """A channel of our own that listens in."""
+        build = partial(requests.snoop, self._channel.id, app=self._app, spy=cast("Any", spy))
+        return await self._channel.open_aux(build, op)
+
+    def _unsnooped(self, leg: Leg, listener: str, bridge: str, why: str) -> None:
+        """Its leg is closed: what it listened with goes too; what a call leaves, the hub removes."""
+        self._listening.remove(leg)
+        if not self._over:
+            self._channel.remove(listener)
+            self._channel.remove(bridge)
+
+    def clear(self) -> None:
+        """Forget what was sent and is not played yet."""
+        if self._leg is not None:
+            self._leg.clear()
+
+    def left(self) -> None:
+        """The call has left the bridge of its media, which costs as much as in a call."""
+        bridge, self._channel.bridge = self._channel.bridge, None
+        if bridge is not None:
+            self._channel.remove(bridge)
+        leg, self._leg = self._leg, None
+        if leg is not None:
+            self._channel.background(leg.close())
+
+    def over(self) -> None:
+        """The call is over."""
+        self._over = True
+        for leg in (*self._listening, self._leg):
+            if leg is not None and not leg.closed:
+                self._channel.background(leg.close())
+
+
+class AudioStream:
+    """What ``audio_stream()`` gives: await it for the leg, or iterate over the caller's sound."""
+
+    def __init__(self, opened: Callable[[], Awaitable[Leg]]) -> None:
+        self._opened = opened
+
+    def __await__(self) -> Generator[Any, None, Leg]:
+        return self._opened().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for pcm in await self:
+            yield pcm

@@ -201,8 +201,8 @@ class CallSession(session.CallSession):
 
     async def stop_playback(self, playback_id: str) -> None:
         """Stop a sound that was begun over ``app.ari``; ``stop()`` stops all of the call."""
-        self._check("stop_playback")
-        await self._end_sound(playback_id, [f"playback {playback_id}"])
+        self._channel.check("stop_playback")
+        await self._sounds.end(playback_id, [f"playback {playback_id}"])
 
     async def transfer_to(self, extension: str) -> Ended:  # type: ignore[override]
         """To a phone of this Asterisk (``1000`` is PJSIP/1000), an endpoint, or a number with a plus."""
@@ -240,7 +240,7 @@ class CallSession(session.CallSession):
 
     async def record_stop(self) -> str | None:  # type: ignore[override]
         """End the last recording and return its name; None when nothing is being recorded."""
-        if not self._recordings:
+        if self._recordings.last is None:
             return None
         recorded = await super().record_stop()
         await self._tell_sink(recorded.name)

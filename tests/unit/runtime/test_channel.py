@@ -1,0 +1,197 @@
+"""Commands, waits and work of a call's channel, before a node that gives the answers it is told."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxtractl.ari import requests
+from voxtractl.ari.client import ARIClient
+from voxtractl.ari.requests import Answer, Request
+from voxtractl.errors import AriError, AriUnreachable, CallEnded, CallError
+from voxtractl.runtime import lifecycle
+from voxtractl.runtime.channel import Channel
+from voxtractl.runtime.journal import Journal
+
+ANSWER = requests.answer("call")
+HERE, NOT_HERE = Answer(200, {"id": "call"}), Answer(404, {"message": "Channel not found"})
+
+
+class Node:
+    """A hub whose Asterisk gives ``answers``, one after the other, then says that the channel is there."""
+
+    def __init__(self, *answers: Answer | AriError) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+        self.told: list[lifecycle.Signal] = []
+        self.journal = Journal()
+        self.ari = ARIClient("http://pbx", "", "")
+        self.on_ask: Callable[[], object] = lambda: None
+
+    async def ask(self, request: Request) -> Answer:
+        self.asked.append(f"{request.method} {request.path}")
+        self.on_ask()
+        answer = self.answers.pop(0) if self.answers else HERE
+        if isinstance(answer, AriError):
+            raise answer
+        return answer
+
+    def feed(self, call_id: str, signal: lifecycle.Signal, *, of: Channel) -> None:
+        self.told.append(signal)
+
+
+def channel_at(node: Node) -> Channel:
+    return Channel(cast("Any", node), asyncio.get_running_loop(), "call", {"call_id": "call"}, visits=1)
+
+
+async def test_a_command_that_asterisk_has_no_channel_for_ends_and_the_table_is_told() -> None:
+    node = Node(NOT_HERE)
+    with pytest.raises(CallEnded, match="answer"):
+        await channel_at(node).command(ANSWER, "answer")
+    assert node.told == [lifecycle.Doubted()]
+
+
+async def test_a_404_that_is_an_answer_is_one() -> None:
+    node = Node(NOT_HERE)
+    answer = await channel_at(node).command(ANSWER, "get_variable", unless="Channel not found")
+    assert answer.status == 404
+    assert node.told == []
+
+
+async def test_a_refusal_is_an_error_while_the_channel_is_there() -> None:
+    with pytest.raises(AriError, match="in a bridge"):
+        await channel_at(Node(Answer(409, {"message": "in a bridge"}))).command(ANSWER, "answer")
+
+
+@pytest.mark.parametrize("late", [True, False])
+async def test_a_refusal_is_the_end_when_the_caller_is_gone(late: bool) -> None:
+    """Its event of the end may come a moment after the refusal, or never."""
+    node = Node(Answer(409, {"message": "not in a Stasis application"}), NOT_HERE)
+    channel = channel_at(node)
+    if late:
+        node.on_ask = lambda: channel.loop.call_soon(lambda: channel.end(but="up"))
+    with pytest.raises(CallEnded):
+        await channel.command(ANSWER, "answer")
+    assert len(node.asked) == (1 if late else 2)
+
+
+async def test_no_answer_is_no_end() -> None:
+    cut = AriUnreachable("cut", method="POST", path="/channels/call/answer")
+    with pytest.raises(AriUnreachable):
+        await channel_at(Node(cut)).command(ANSWER, "answer")
+
+
+async def test_nothing_is_asked_of_a_channel_that_is_gone() -> None:
+    node = Node()
+    channel = channel_at(node)
+    channel.end(but="up")
+    for act in (channel.command(ANSWER, "answer"), channel.through(asyncio.sleep(0), "say")):
+        with pytest.raises(CallEnded):
+            await act
+    assert node.asked == []
+
+
+async def test_what_takes_a_while_ends_with_the_call() -> None:
+    channel = channel_at(Node())
+    work: asyncio.Future[None] = channel.loop.create_future()
+
+    async def wait() -> None:
+        await work
+
+    doing = asyncio.ensure_future(channel.through(wait(), "say"))
+    await asyncio.sleep(0)
+    channel.end(but="up")
+    with pytest.raises(CallEnded, match="say"):
+        await doing
+    assert work.cancelled()
+
+
+async def test_what_came_as_nobody_waited_any_more_is_handed_on() -> None:
+    channel = channel_at(Node())
+    left: list[str] = []
+
+    async def call_somebody() -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:  # it was answered just then
+            return "answered"
+        return "never"
+
+    doing = asyncio.ensure_future(
+        channel.through(call_somebody(), "consult", left=lambda done: left.append(done.result()))
+    )
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    doing.cancel()
+    await asyncio.wait([doing])
+    assert left == ["answered"]
+
+
+async def test_who_is_connected_is_not_taken_away() -> None:
+    one, two = channel_at(Node()), channel_at(Node())
+    one.must_be_alone("transfer")
+    one.other, two.other = two, one
+    with pytest.raises(CallError, match="transfer"):
+        two.must_be_alone("transfer")
+
+
+async def test_work_that_fails_is_told_and_the_end_of_a_call_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    channel = channel_at(Node())
+
+    async def fails(error: Exception) -> None:
+        raise error
+
+    await asyncio.wait([channel.background(fails(CallEnded("play", call="call")))])
+    assert caplog.text == ""
+    await asyncio.wait([channel.background(fails(ValueError("a fault of ours")))])
+    assert "a fault of ours" in caplog.text
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["expect", "resolve", "forget", "end"]), st.sampled_from(["up", "a", "b"])),
+    max_size=30,
+)
+
+
+@given(STEPS)
+def test_every_wait_ends_once_with_its_event_or_the_end_of_the_call(steps: list[tuple[str, str]]) -> None:
+    asyncio.run(walk(steps))
+
+
+async def walk(steps: list[tuple[str, str]]) -> None:
+    channel = channel_at(Node())
+    current: dict[str, asyncio.Future[object]] = {}
+    should: dict[asyncio.Future[object], str] = {}
+    gone = False
+    for number, (step, key) in enumerate(steps):
+        match step:
+            case "expect" if gone:
+                with pytest.raises(CallEnded):
+                    channel.expect(key, "op")
+            case "expect":
+                current[key] = channel.expect(key, "op")
+                should[current[key]] = "pending"
+            case "resolve":
+                channel.resolve(key, number)
+                if key in current and should[current[key]] == "pending":
+                    should[current[key]] = f"result {number}"
+            case "forget":
+                channel.forget(key)
+                current.pop(key, None)
+            case "end":
+                channel.end(but="up")
+                gone = True
+                for other, future in current.items():
+                    if other != "up" and should[future] == "pending":
+                        should[future] = "ended"
+    for future, state in should.items():
+        assert outcome(future) == state
+
+
+def outcome(future: "asyncio.Future[object]") -> str:
+    if not future.done():
+        return "pending"
+    return "ended" if isinstance(future.exception(), CallEnded) else f"result {future.result()}"

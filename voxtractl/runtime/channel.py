@@ -1,0 +1,233 @@
+"""The channel of a call, as the parts of its session use it (sounds, recordings, media, the session itself).
+
+    command     a request to Asterisk: its answer, CallEnded when the channel is gone, AriError
+    expect      a future that an event resolves, and the end of the call too: subscribe, then act
+    through     the result of what takes a while, or CallEnded as soon as the other side is gone
+    background  what goes on after its verb has returned
+
+It lives in the event loop of the call's handler.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from uuid import uuid4
+
+from voxtractl.ari import requests
+from voxtractl.ari.requests import Answer, Request
+from voxtractl.errors import AriError, AriUnreachable, CallEnded, CallError
+from voxtractl.runtime import lifecycle
+
+if TYPE_CHECKING:
+    from voxtractl.runtime.hub import Hub
+
+__all__ = ["Channel", "seen", "settle"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+GONE_GRACE: Final = 0.2  # seconds until the event of an end has come, after a refusal that may be due to it
+
+
+class Channel:
+    """``told`` is what every event of the call tells."""
+
+    __slots__ = (
+        "_tasks",
+        "_waits",
+        "bridge",
+        "hub",
+        "id",
+        "is_gone",
+        "loop",
+        "other",
+        "told",
+        "touched",
+        "untouched",
+        "visits",
+    )
+
+    def __init__(
+        self, hub: "Hub", loop: asyncio.AbstractEventLoop, call_id: str, told: dict[str, Any], *, visits: int
+    ) -> None:
+        self.hub = hub
+        self.loop = loop
+        self.id = call_id
+        self.told = told
+        self.is_gone = False  # from the first sign that the other side is
+        self.untouched = True  # no command was given to it yet
+        self.visits = visits  # how often it came into its app
+        self.touched = 0  # the visit in which somebody did something with it, the last time
+        self.bridge: str | None = None  # our own: the call and its media; sounds are played into it
+        self.other: Channel | None = None  # who it is connected with, or just about to be
+        self._waits: dict[str, tuple[asyncio.Future[Any], str]] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    # --- what can be known without waiting --------------------------------------------------------------
+
+    def check(self, op: str) -> None:
+        """Something is done with it. Raises CallEnded when it is gone."""
+        self.touched = self.visits
+        if self.is_gone:
+            raise CallEnded(op, call=self.id)
+
+    def must_be_alone(self, op: str) -> None:
+        """Raises CallError for what would take it away from who it is connected with, and leave that one
+        alone."""
+        if self.other is not None:
+            raise CallError(
+                f"{op}: the call is connected with another call, {self.other.id}",
+                call=self.id,
+                hint="cancel that bridge_with or transfer first; snoop() and record_start() listen in",
+            )
+
+    def tell(self, signal: lifecycle.Signal) -> None:
+        """Tell the call table, unless this session is over and another has the channel."""
+        self.hub.feed(self.id, signal, of=self)
+
+    def write(self, event: str, **more: Any) -> None:
+        """An event of this call for the journal."""
+        self.hub.journal.write(event, self.told, **more)
+
+    # --- waiting ----------------------------------------------------------------------------------------
+
+    def expect(self, key: str, op: str) -> "asyncio.Future[Any]":
+        """A future that ``resolve`` of this key ends, and the end of the call too."""
+        self.check(op)
+        future: asyncio.Future[Any] = self.loop.create_future()
+        future.add_done_callback(seen)
+        self._waits[key] = (future, op)
+        return future
+
+    def waiting(self, key: str) -> "asyncio.Future[Any] | None":
+        """The future of this key, when it is not done."""
+        future, _ = self._waits.get(key, (None, ""))
+        return None if future is None or future.done() else future
+
+    def resolve(self, key: str, value: object) -> None:
+        future = self.waiting(key)
+        if future is not None:
+            future.set_result(value)
+
+    def forget(self, key: str) -> None:
+        self._waits.pop(key, None)
+
+    def end(self, *, but: str) -> None:
+        """The other side is gone: every wait ends now, ``but`` one."""
+        self.is_gone = True
+        for key, (future, op) in list(self._waits.items()):
+            if not future.done() and key != but:
+                future.set_exception(CallEnded(op, call=self.id))
+
+    async def through(
+        self,
+        work: "Coroutine[Any, Any, T]",
+        op: str,
+        *,
+        left: "Callable[[asyncio.Future[T]], object] | None" = None,
+    ) -> "T":
+        """The result of something that takes a while, or CallEnded as soon as the other side is gone.
+
+        ``left`` gets what nobody waits for any more: it may have got its result just then.
+        """
+        key = f"{op}:{uuid4().hex}"
+        try:
+            gone = self.expect(key, op)
+        except CallEnded:
+            work.close()
+            raise
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await gone
+        except BaseException:
+            task.add_done_callback(left or seen)
+            task.cancel()
+            await asyncio.wait([task])
+            raise
+        finally:
+            self.forget(key)
+        return await task
+
+    async def unless_gone(self, op: str, exc: Exception | None = None) -> None:
+        """Raise CallEnded when something failed because the caller is gone. Asterisk refuses with many a word
+        then, some before its event of the end has come."""
+        if isinstance(exc, AriUnreachable):
+            return
+        key = f"{op}:{uuid4().hex}"
+        try:
+            await asyncio.wait([self.expect(key, op)], timeout=GONE_GRACE)
+        finally:
+            self.forget(key)
+        self.check(op)
+        if (await self.hub.ask(requests.channel(self.id))).status == 404:
+            self.tell(lifecycle.Doubted())
+            raise CallEnded(op, call=self.id)
+
+    # --- requests ---------------------------------------------------------------------------------------
+
+    async def command(self, request: Request, op: str, *, unless: str | None = None) -> Answer:
+        """Asterisk's answer to a command. Raises CallEnded when the channel is gone, AriError otherwise.
+        ``unless``: how Asterisk words a 404 that is an answer."""
+        self.check(op)
+        self.untouched = False
+        answer = await self.hub.ask(request)
+        if answer.status < 300 or (answer.status == 404 and answer.message == unless):
+            return answer
+        if answer.status == 404:
+            if not self.is_gone:
+                self.tell(lifecycle.Doubted())
+            raise CallEnded(op, call=self.id)
+        refused = self.hub.ari.refused(request, answer)
+        await self.unless_gone(op, refused)
+        raise refused
+
+    async def open_aux(self, build: Callable[[str], Request], op: str) -> str:
+        """A channel that serves this one and ends with it. Raises CallEnded when the caller is gone."""
+        self.check(op)
+        try:
+            channel: Mapping[str, Any] = await self.hub.open_aux(self.id, build)
+        except (AriError, CallError) as exc:
+            await self.unless_gone(op, exc)
+            raise
+        return str(channel["id"])
+
+    async def open_bridge(self, channels: Sequence[str], op: str) -> str:
+        """A bridge that ends with this call. Raises CallEnded when the caller is gone meanwhile."""
+        try:
+            return await self.hub.open_bridge(self.id, channels)
+        except AriError as exc:
+            await self.unless_gone(op, exc)
+            raise
+
+    # --- work -------------------------------------------------------------------------------------------
+
+    def background(self, work: Awaitable[Any]) -> "asyncio.Future[Any]":
+        """Do it beside what the handler does; what it raises goes to the log."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def remove(self, aux: str) -> None:
+        """End a channel or bridge that serves this call."""
+        self.background(self.hub.remove_aux(aux))
+
+    def _done(self, task: "asyncio.Future[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, CallEnded):
+            log.error("something of call %s failed: %s", self.id, error, exc_info=error)
+
+
+def settle(future: "asyncio.Future[Any]", result: object = None) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def seen(future: "asyncio.Future[Any]") -> None:
+    """A wait that nobody is in any more is no fault: its exception was seen."""
+    if not future.cancelled():
+        future.exception()
