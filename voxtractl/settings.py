@@ -15,9 +15,10 @@ from typing import Any, Final, Literal, NamedTuple
 
 from voxtractl.errors import SettingsError
 
-__all__ = ["PREFIX", "Secret", "SecretRef", "Settings", "Source"]
+__all__ = ["LONGEST", "PREFIX", "Secret", "SecretRef", "Settings", "Source"]
 
 PREFIX: Final = "VOXTRACTL_"
+LONGEST: Final = 86_400.0  # seconds that may be given for anything; beyond a day it is a mistake
 SECRET_MAX: Final = 64 * 1024  # bytes of a secret's file; no password is as long
 SECRET_TIMEOUT: Final = 30.0  # seconds a password command may take (a password store may ask for a PIN)
 
@@ -179,7 +180,7 @@ def _from_environment() -> dict[str, Any]:
         no_color: bool = False
         verbose: bool = False
         templates: Path | None = None
-        timeout: float = Field(default=30.0, gt=0)
+        timeout: float = Field(default=30.0, gt=0, le=LONGEST)
 
         @field_validator("node", mode="before")
         @classmethod

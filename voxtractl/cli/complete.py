@@ -26,8 +26,8 @@ def _names(kind: str, ctx: typer.Context, begin: str) -> list[str]:
     from voxtractl import files
     from voxtractl.model import document
 
-    given: Path | None = ctx.find_root().params.get("config")
-    typed: dict[str, Any] = {"config": given} if given is not None else {}
+    given: str | None = ctx.find_root().params.get("config")
+    typed: dict[str, Any] = {"config": Path(given)} if given is not None else {}
     try:
         fleet = document.parse(files.read_sources(Settings.load(typed).config))
     except VoxtractlError:

@@ -46,7 +46,7 @@ _EXIT_CODE = typer.Option(False, "--exit-code", help="Exit 6 when something is p
 @app.command()
 def render(
     tenants: list[str] | None = typer.Argument(
-        None, help="Only these tenants' files.", autocompletion=complete.tenants
+        None, metavar="[TENANT]...", help="Only these tenants' files.", autocompletion=complete.tenants
     ),
     out: Path | None = typer.Option(None, "--out", help="Write the files below this folder, one per node."),
 ) -> None:
@@ -180,7 +180,7 @@ def reload(
 @app.command()
 def verify(
     tenants: list[str] | None = typer.Argument(
-        None, help="Only these tenants.", autocompletion=complete.tenants
+        None, metavar="[TENANT]...", help="Only these tenants.", autocompletion=complete.tenants
     ),
 ) -> None:
     """Prove that Asterisk runs the current revision.
@@ -210,7 +210,7 @@ def status(exit_code: bool = _EXIT_CODE) -> None:
 @app.command()
 def rollback(
     revision: str | None = typer.Argument(
-        None, help="A revision that the node still keeps; the last proven one when absent."
+        None, metavar="[REVISION]", help="One that the node still keeps. [the last proven one]"
     ),
 ) -> None:
     """Make an earlier revision current again, reload, and prove it."""
@@ -225,7 +225,7 @@ def rollback(
 
 
 @app.command()
-def history(limit: int = typer.Option(20, "--limit", min=1, help="Newest lines of each node.")) -> None:
+def history(limit: int = typer.Option(20, "--limit", min=1, metavar="N", help="Lines of each node.")) -> None:
     """Who pushed what to each node, newest first."""
     provisioner = _provisioner()
     records: dict[str, Sequence[Record]] = {}

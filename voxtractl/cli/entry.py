@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from voxtractl.cli import complete, context, show
 from voxtractl.errors import Interrupted, OutputFailed, UsageFault, VoxtractlError
-from voxtractl.settings import Settings
+from voxtractl.settings import LONGEST, Settings
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -75,6 +75,9 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, globals_first(args))  # a shell that completes a line comes here too
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
@@ -151,8 +154,8 @@ def _root(
         "no_color": no_color or None,
         "verbose": verbose or None,
     }
-    if timeout is not None and timeout <= 0:
-        raise UsageFault(f"--timeout {timeout:g}: nothing is done in no time", hint="give seconds above 0")
+    if timeout is not None and not 0 < timeout <= LONGEST:  # nor nan
+        raise UsageFault(f"--timeout {timeout:g}: not a time to wait", hint="give seconds, at most 86400")
     if output not in {None, "text", "json"}:
         raise UsageFault(f"--output {output}: there is text and json", hint="use -o text or -o json")
     context.configure(Settings.load({k: v for k, v in typed.items() if v is not None}))
@@ -167,7 +170,10 @@ def _version(wanted: bool) -> None:
 
 
 def globals_first(words: Sequence[str]) -> list[str]:
-    """The words with the global options in front, so that they may stand anywhere; ``--`` ends this."""
+    """The words with the global options in front, so that they may stand anywhere; ``--`` ends this.
+
+    One at the end that has no value yet stands alone with them: it is what the line is about.
+    """
     front: list[str] = []
     rest: list[str] = []
     queue = list(words)
@@ -179,7 +185,9 @@ def globals_first(words: Sequence[str]) -> list[str]:
         valued = GLOBALS.get(word, _cluster(word))
         if valued is not None or (equals and GLOBALS.get(name)):  # --output=json
             front.append(word)
-            if valued and queue:
+            if valued and not queue:
+                return front
+            if valued:
                 front.append(queue.pop(0))
         else:
             rest.append(word)
@@ -205,9 +213,8 @@ def run(words: Sequence[str], *, last: bool = False) -> int:
     with _terminable(last=last):
         try:
             show.open_streams()
-            words = globals_first(words)
             _early_output(words)
-            ended = build().main(args=words, prog_name="voxtractl", standalone_mode=False)
+            ended = build().main(args=list(words), prog_name="voxtractl", standalone_mode=False)
             if ended == Interrupted.exit_code:  # what typer makes of Ctrl-C
                 return _fail(Interrupted("interrupted"))
             sys.stdout.flush()

@@ -75,7 +75,9 @@ def status(name: str = NAME) -> None:
 
 @app.command()
 def cli(
-    command: list[str] = typer.Argument(help='A command of Asterisk\'s console: "core show channels".'),
+    command: list[str] = typer.Argument(
+        metavar="COMMAND...", help='A command of Asterisk\'s console: "core show channels".'
+    ),
     name: str = NAME,
 ) -> None:
     """Ask the lab's Asterisk console (after -- when a dash is in it)."""

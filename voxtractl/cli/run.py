@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout, suppress
 from functools import partial
 from io import FileIO, TextIOWrapper
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +25,7 @@ import typer
 
 from voxtractl.cli import complete, context, show
 from voxtractl.errors import PartialFailure, UsageFault, VoxtractlError
+from voxtractl.settings import LONGEST
 
 if TYPE_CHECKING:
     from voxtractl.runtime.journal import JsonLines, Sink
@@ -55,7 +55,7 @@ def run(
     tenants: list[str] | None = typer.Argument(
         None, metavar="[TENANT]...", help="Only these tenants.", autocompletion=complete.tenants
     ),
-    drain: float = typer.Option(30.0, "--drain", min=0, metavar="SECONDS", help="Time for calls to finish."),
+    drain: float = typer.Option(30.0, "--drain", metavar="SECONDS", help="Time for calls to finish."),
     worker: str | None = typer.Option(
         None, "--worker", metavar="K/N", help="This is process K of N (workers in the document)."
     ),
@@ -83,8 +83,8 @@ def run(
     from voxtractl.runtime.supervisor import Supervisor
 
     settings = context.settings()
-    if not isfinite(drain):
-        raise UsageFault(f"--drain {drain}: calls need an end", hint="give a number of seconds")
+    if not 0 <= drain <= LONGEST:  # nor nan
+        raise UsageFault(f"--drain {drain:g}: not a time to wait", hint="give seconds, 0 to 86400")
     _raise_open_files()
     # Handlers run for months: what is garbage goes as it does in any program, not as in a short command.
     gc.set_threshold(GARBAGE)

@@ -30,6 +30,7 @@ dids = ["+265999000003"]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "tenants.toml").write_text(DOCUMENT)
+    (tmp_path / "other.toml").write_text('[tenants.gamma]\ndids = ["+265999000001"]\n')
     command = tmp_path / "voxtractl"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m voxtractl "$@"\n')
     command.chmod(0o755)
@@ -72,6 +73,12 @@ def completed(folder: Path, line: str) -> list[str]:
         ("voxtractl dialplan verify ", ["acme", "adams", "beta"]),
         ("voxtractl dialplan push --allow-d", ["--allow-deletes"]),
         ("voxtractl --config missing.toml tenant show ", []),
+        ("voxtractl --config other.toml tenant show ", ["gamma"]),
+        ("voxtractl tenant show --config missing.toml ", []),
+        ("voxtractl tenant show --config other.toml ", ["gamma"]),
+        ("voxtractl tenant -c other.toml show g", ["gamma"]),
+        ("voxtractl dialplan status --node ", ["lab", "pbx1"]),
+        ("voxtractl tenant show -n p", ["pbx1"]),
     ],
 )
 def test_bash_is_offered_commands_options_and_names(folder: Path, line: str, words: list[str]) -> None:

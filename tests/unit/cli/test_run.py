@@ -171,6 +171,8 @@ async def test_it_is_ready_when_it_serves(capsys: pytest.CaptureFixture[str]) ->
         (["--monitor", "-1"], "--monitor"),
         (["--drain", "nan"], "--drain nan"),
         (["--drain", "inf"], "--drain inf"),
+        (["--drain", "-1"], "--drain -1"),
+        (["--drain", "1e300"], "--drain 1e+300"),
     ],
 )
 def test_numbers_that_mean_nothing_are_refused(
