@@ -365,7 +365,7 @@ class TenantProvisioner:
             try:
                 async with self.open(node) as (store, ari):
                     return await steps.look(store, ari, bundle)
-            except NodeError as exc:
+            except (NodeError, SettingsError) as exc:  # of its own password
                 return steps.Status(node=node, error=exc)
 
         return tuple(await asyncio.gather(*(one(node) for node in self.nodes)))

@@ -102,7 +102,7 @@ def plan(
     digest = plans_digest(plans)
     show.emit(
         {"plan": digest, "nodes": [_plan_document(plan) for plan in plans]},
-        lambda: _plans_text(provisioner, plans, digest, None if full else DIFF_LINES),
+        lambda: _plans_text(provisioner, plans, None if full else DIFF_LINES, digest),
     )
     if exit_code and not all(plan.empty for plan in plans):
         raise typer.Exit(PENDING)
@@ -155,14 +155,33 @@ def _push(provisioner: "TenantProvisioner", allowed: "Allowed", rollout: Any) ->
     if allowed.reviewed is None and not context.settings().yes:
         plans = wait(provisioner.plan())
         if not all(plan.empty for plan in plans):
-            digest = plans_digest(plans)
-            show.note(_plans_text(provisioner, plans, digest, DIFF_LINES, stream=sys.stderr))
+            show.note(_plans_text(provisioner, plans, DIFF_LINES, stream=sys.stderr))
+            _refuse(plans, allowed)
             if not show.confirm("Push this?"):
                 show.emit({"pushed": False}, "nothing was pushed")
                 return
-            allowed = replace(allowed, reviewed=digest)
+            allowed = replace(allowed, reviewed=plans_digest(plans))
     results = _to_an_end(provisioner.push(allowed, rollout))
     _conclude(results, conclude)
+
+
+def _refuse(plans: "Sequence[Plan]", allowed: "Allowed") -> None:
+    """Raises what a push would raise, before anybody is asked; not while it would do one node."""
+    from voxtractl.deploy.rollout import conclude_nodes
+    from voxtractl.errors import PlanRefused
+
+    refused: dict[str, PlanRefused] = {}
+    for plan in plans:
+        try:
+            plan.raise_if_unsafe(
+                allow_deletes=allowed.deletes,
+                allow_move=allowed.move,
+                overwrite_drift=allowed.overwrite_drift,
+            )
+        except PlanRefused as exc:
+            refused[plan.node] = exc
+    if len(refused) == len(plans):
+        conclude_nodes(refused, list(refused))
 
 
 @app.command()
@@ -351,11 +370,11 @@ def _plan_document(plan: "Plan") -> dict[str, Any]:
 def _plans_text(
     provisioner: "TenantProvisioner",
     plans: "Sequence[Plan]",
-    digest: str,
     most: int | None,
+    digest: str | None = None,
     stream: Any = None,
 ) -> str:
-    """The difference of every node, then one line of blast radius each, then the digest to push."""
+    """The difference of every node, then one line of blast radius each, then the digest, if it is wanted."""
     lines: list[str] = []
     shown: dict[tuple[str, str | None], str] = {}  # (after, before) → the node whose difference was shown
     for plan in plans:
@@ -371,7 +390,7 @@ def _plans_text(
     for plan in plans:
         text = "nothing to change" if plan.empty else plan.blast_radius()
         lines.append(show.paint(plan.node, "bold", stream=stream) + f": {text}")
-    if not all(plan.empty for plan in plans):
+    if digest is not None and not all(plan.empty for plan in plans):
         lines.append(f"push exactly this: voxtractl dialplan push --plan {digest}")
     return "\n".join(lines)
 
@@ -444,5 +463,5 @@ def _status_text(found: "Sequence[Status]") -> str:
 def _history_text(records: "Iterable[Record]") -> str:
     return show.table(
         ("WHEN", "NODE", "OUTCOME", "REVISION", "WHO", "REASON"),
-        [(r.when[:19], r.node, r.outcome, r.revision, r.who, r.reason) for r in records],
+        [(f"{r.when[:19]}Z", r.node, r.outcome, r.revision, r.who, r.reason) for r in records],
     )

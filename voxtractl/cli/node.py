@@ -48,8 +48,8 @@ def list_() -> None:
     show.emit(
         {"nodes": rows},
         lambda: show.table(
-            ("NAME", "ARI", "STORE", "TENANTS"),
-            [(str(r["name"]), str(r["ari"]), str(r["store"]), str(r["tenants"])) for r in rows],
+            ("NAME", "TENANTS", "ARI", "STORE"),
+            [(str(r["name"]), str(r["tenants"]), str(r["ari"]), str(r["store"])) for r in rows],
         ),
     )
 

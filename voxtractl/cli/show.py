@@ -132,8 +132,8 @@ def warn(message: str) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Aligned columns, a line a row. On a terminal that is too narrow the last column is wrapped, or the
-    columns that have no room at all stand below their row."""
+    """Aligned columns, a line a row. Where a row is wider than the terminal its last column is wrapped, or
+    the columns that have no room at all stand below it."""
     lines = [list(head), *(list(row) for row in rows)]
     widths = [max(len(row[i]) for row in lines) for i in range(len(head))]
     room = width() if sys.stdout.isatty() else None
@@ -145,9 +145,10 @@ def _row(cells: Sequence[str], widths: Sequence[int], room: int | None) -> list[
     """One row of a table in as many lines as it needs."""
     from textwrap import wrap
 
+    whole = _GAP.join(map(str.ljust, cells, widths)).rstrip()
+    if room is None or len(whole) <= room:
+        return [whole]
     ends = [sum(widths[: i + 1]) + len(_GAP) * i for i in range(len(widths))]
-    if room is None or ends[-1] <= room:
-        return [_GAP.join(map(str.ljust, cells, widths)).rstrip()]
     fits = max(1, sum(end <= room for end in ends))
     line = _GAP.join(map(str.ljust, cells[:fits], widths[:fits]))
     start = len(line) + len(_GAP)

@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 
 from voxtractl import naming
 from voxtractl.deploy.revision import FileRecord, Manifest
-from voxtractl.errors import DriftFound, UnsafePlan
+from voxtractl.errors import DriftFound, PlanRefused, UnsafePlan
 from voxtractl.render.bundle import Bundle
 
 __all__ = [
@@ -144,7 +144,14 @@ class Plan:
     def raise_if_unsafe(
         self, *, allow_deletes: int = 0, allow_move: bool = False, overwrite_drift: bool = False
     ) -> None:
-        """Raises UnsafePlan or DriftFound; says the counts and the flag that allows it."""
+        """Raises UnsafePlan or DriftFound; says the counts and the flag that allows it. PlanRefused when the
+        node was never prepared."""
+        if self.base is None and not self.drift:
+            raise PlanRefused(
+                "it was never prepared: Asterisk would not read what is pushed",
+                where=f"node {self.node}",
+                hint=f"voxtractl node init {self.node}",
+            )
         deletes = len(self.deletes)
         too_many = deletes > DELETE_COUNT or (self.existing and deletes / self.existing > DELETE_SHARE)
         if too_many and deletes > allow_deletes:

@@ -165,7 +165,7 @@ async def push(
     report(bundle.node, "observe")
     async with store.lock(options.who) as snapshot:
         plan = diff(snapshot, bundle)
-        _guard_plan(plan, snapshot, options)
+        _guard_plan(plan, options)
         inspect(plan)
         before = await _guard_ari(work, snapshot)
         if plan.empty:
@@ -294,19 +294,13 @@ async def look(store: Store, ari: ARIClient, bundle: Bundle) -> Status:
 # --- the steps --------------------------------------------------------------------------------------------
 
 
-def _guard_plan(plan: Plan, snapshot: Snapshot, options: Options) -> None:
+def _guard_plan(plan: Plan, options: Options) -> None:
     if options.reviewed is not None and plan.digest != options.reviewed:
         raise StalePlan(
             f"node {plan.node} or the document changed since the plan was reviewed",
             where=f"node {plan.node}",
             hint="look at `voxtractl dialplan plan` again and push its digest",
             details={"node": plan.node, "reviewed": options.reviewed, "now": plan.digest},
-        )
-    if snapshot.revision is None and not snapshot.drift:
-        raise PlanRefused(
-            "it was never prepared: Asterisk would not read what is pushed",
-            where=f"node {plan.node}",
-            hint=f"voxtractl node init {plan.node}",
         )
     plan.raise_if_unsafe(
         allow_deletes=options.allow_deletes,

@@ -125,6 +125,20 @@ def test_status_of_nodes_that_all_cannot_be_read_ends_as_they_do(capsys: pytest.
     assert [node["node"] for node in document["error"]["details"]["nodes"]] == ["pbx1", "pbx2"]
 
 
+def test_status_shows_the_others_beside_a_node_whose_password_cannot_be_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes(pbx1="memory:pbx1", pbx2="memory:pbx2")
+    document = Path("tenants.toml")
+    document.write_text(document.read_text().replace('"PBX"', '"PBX1"', 1))
+    code, answered = answer(capsys, "status")
+    shown = {node["node"]: node["error"] for node in answered["error"]["details"]["nodes"]}
+    assert (code, shown["pbx1"]["id"], shown["pbx2"]) == (7, "config.settings", None)
+    assert "nodes.pbx1.ari_password_env" in shown["pbx1"]["message"]
+    monkeypatch.delenv("PBX")
+    assert answer(capsys, "status")[0] == 3
+
+
 def test_history_shows_the_others_too(capsys: pytest.CaptureFixture[str]) -> None:
     nodes(pbx1=DEAD, pbx2="memory:pbx2")
     code, document = answer(capsys, "history")
@@ -145,6 +159,23 @@ def test_a_plan_needs_every_node_and_names_all_that_cannot_be_read(
     assert "  pbx1: " in err
     assert "  pbx3: " in err
     assert "pbx2" not in err
+
+
+# --- push -------------------------------------------------------------------------------------------------
+
+
+def test_what_no_node_would_take_is_refused_before_anybody_is_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nodes(pbx1="memory:pbx1")
+    assert run(["dialplan", "push"]) == 4
+    assert "hint:  voxtractl node init pbx1" in capsys.readouterr().err
+    lay_down(1)
+    nodes(pbx1="memory:pbx1", pbx2="memory:pbx2")
+    with Path("tenants.toml").open("a") as document:
+        document.write("max_channels = 1\n")
+    assert run(["dialplan", "push"]) == 2  # pbx1 would take it
+    assert "there is no terminal to confirm on" in capsys.readouterr().err
 
 
 # --- rollback ---------------------------------------------------------------------------------------------
@@ -190,6 +221,6 @@ def test_history_tells_who_and_why_in_80_columns(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     shown = " ".join(" ".join(lines).split())
-    for words in ("WHEN NODE OUTCOME REVISION", "WHO REASON", "2026-01-02T03:04:05 pbx1 rolled-back", why):
+    for words in ("WHEN NODE OUTCOME REVISION", "WHO REASON", "2026-01-02T03:04:05Z pbx1 rolled-back", why):
         assert words in shown
     assert shown.count("ann@laptop") == 2

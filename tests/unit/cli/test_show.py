@@ -80,6 +80,16 @@ def test_columns_without_room_stand_below_their_row(monkeypatch: pytest.MonkeyPa
     ]
 
 
+def test_a_row_that_fits_stands_in_one_line_whatever_the_others_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal(monkeypatch)
+    rows = [("a" * 30, "it is long enough to go below"), ("b" * 30, "fits")]
+    assert show.table(("NODE", "PENDING"), rows).splitlines()[1:] == [
+        "a" * 30,
+        "    it is long enough to go below",
+        "b" * 30 + "  fits",
+    ]
+
+
 def test_a_line_that_cannot_be_parted_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal(monkeypatch)
     assert len(show.table(("A", "B"), [("x" * 100, "y")]).splitlines()[2]) == 40
