@@ -106,9 +106,13 @@ def write(path: Path, text: str) -> None:
     # killed one left behind.
     beside = os.path.join(folder, f".{name}.voxtractl-new")  # noqa: PTH118
     try:
+        old = _status(target)
+        if old is not None and not stat.S_ISREG(old.st_mode):  # /dev/stdin may be read, not replaced
+            raise DocumentError(
+                "it is not a regular file", file=str(path), hint="name one with --config FILE"
+            )
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)  # noqa: PTH108
-        old = _status(target)
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if old else 0o666)
         try:
             _fill(fd, text.encode("utf-8"), old)

@@ -94,6 +94,16 @@ def test_a_new_file_has_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a.toml").stat().st_mode) == 0o640
 
 
+def test_what_is_not_a_regular_file_is_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    for place in (pipe, tmp_path / "link"):
+        with pytest.raises(DocumentError, match="not a regular file"):
+            write(place, "new")
+    assert pipe.is_fifo()
+
+
 def test_a_symbolic_link_stays_and_its_target_is_replaced(config: Path, tmp_path: Path) -> None:
     other = tmp_path / "repository"
     other.mkdir()

@@ -310,12 +310,12 @@ def _known(tenants: Iterable[str], there: Iterable[str], where: str) -> None:
     names = set(there)
     for slug in tenants:
         if slug not in names:
-            from difflib import get_close_matches
+            from voxtractl.model.forms import close, shown
 
-            close = get_close_matches(slug, names, 1)
+            near = close(slug, names)
             raise UsageFault(
-                f"there is no tenant {slug!r} in {where}",
-                hint=f"did you mean {close[0]!r}?" if close else "voxtractl tenant list",
+                f"there is no tenant {shown(slug)} in {where}",
+                hint=f"did you mean {near}?" if near else "voxtractl tenant list",
             )
 
 

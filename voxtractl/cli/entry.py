@@ -77,7 +77,17 @@ class Commands(TyperGroup):
         return list(COMMANDS)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, globals_first(args))  # a shell that completes a line comes here too
+        try:
+            return super().parse_args(
+                ctx, globals_first(args)
+            )  # a shell that completes a line comes here too
+        except OSError as exc:
+            if exc.filename is None:
+                raise
+            raise UsageFault(
+                f"--install-completion: {exc.filename} cannot be written: {str(exc.strerror).lower()}",
+                hint="--show-completion prints what it would install",
+            ) from exc
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:

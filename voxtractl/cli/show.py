@@ -135,7 +135,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Aligned columns, a line a row. Where a row is wider than the terminal its last column is wrapped, or
     the columns that have no room at all stand below it."""
     lines = [list(head), *(list(row) for row in rows)]
-    widths = [max(len(row[i]) for row in lines) for i in range(len(head))]
+    widths = [max(_cells(row[i]) for row in lines) for i in range(len(head))]
     room = width() if sys.stdout.isatty() else None
     first, *rest = (_row(cells, widths, room) for cells in lines)
     return "\n".join([*(paint(line, "bold") for line in first), *chain.from_iterable(rest)])
@@ -145,13 +145,13 @@ def _row(cells: Sequence[str], widths: Sequence[int], room: int | None) -> list[
     """One row of a table in as many lines as it needs."""
     from textwrap import wrap
 
-    whole = _GAP.join(map(str.ljust, cells, widths)).rstrip()
-    if room is None or len(whole) <= room:
+    whole = _GAP.join(map(_pad, cells, widths)).rstrip()
+    if room is None or _cells(whole) <= room:
         return [whole]
     ends = [sum(widths[: i + 1]) + len(_GAP) * i for i in range(len(widths))]
     fits = max(1, sum(end <= room for end in ends))
-    line = _GAP.join(map(str.ljust, cells[:fits], widths[:fits]))
-    start = len(line) + len(_GAP)
+    line = _GAP.join(map(_pad, cells[:fits], widths[:fits]))
+    start = _cells(line) + len(_GAP)
     if fits == len(cells) - 1 and room - start >= _LAST:
         last = wrap(cells[-1], room - start)
         return [
@@ -165,6 +165,19 @@ def _row(cells: Sequence[str], widths: Sequence[int], room: int | None) -> list[
     return [line.rstrip(), *wrap(below, room, initial_indent=indent, subsequent_indent=indent)]
 
 
+def _pad(text: str, width: int) -> str:
+    return text + " " * (width - _cells(text))
+
+
+def _cells(text: str) -> int:
+    """The columns that a text takes on a terminal: Chinese, Japanese and Korean ones take two a character."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum((east_asian_width(c) in "WF") + 1 for c in text if not combining(c))
+
+
 def need_answer() -> None:
     """Raises UsageFault unless ``confirm`` will have an answer: for commands that write before they ask."""
     if not settings().yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -176,8 +189,8 @@ def confirm(question: str) -> bool:
     need_answer()
     if settings().yes:
         return True
-    _tell(f"{question} [y/N] ")
     try:
+        _tell(f"{question} [y/N] ")
         return sys.stdin.readline().strip().lower() in {"y", "yes"}
     except KeyboardInterrupt:
         note("")  # what is said next begins a line

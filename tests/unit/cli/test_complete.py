@@ -90,6 +90,19 @@ def test_a_document_that_is_broken_offers_no_names_and_no_noise(folder: Path) ->
     assert completed(folder, "voxtractl tenant show ") == []
 
 
+def test_a_home_that_cannot_be_written_is_told_and_is_no_bug(folder: Path) -> None:
+    (folder / ".bashrc").mkdir()
+    done = subprocess.run(
+        ["bash", "-c", "voxtractl --install-completion; echo $?"],
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "2"
+    assert done.stderr.startswith(f"error: --install-completion: {folder / '.bashrc'} cannot be written: ")
+
+
 def test_it_is_installed_for_the_user_alone(folder: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", "voxtractl --install-completion; echo $?"],

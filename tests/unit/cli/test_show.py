@@ -44,6 +44,15 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
     )
 
 
+def test_columns_stay_aligned_after_wide_and_combined_characters() -> None:
+    rows = [("株式会社", "1"), ("Béa", "2"), ("a-longer-one", "3")]
+    assert show.table(("NAME", "N"), rows).splitlines()[1:] == [
+        "株式会社      1",
+        "Béa           2",
+        "a-longer-one  3",
+    ]
+
+
 def test_a_table_without_rows_is_its_head() -> None:
     assert show.table(("SLUG", "N"), []) == "SLUG  N"
 
