@@ -29,7 +29,8 @@ from voxtractl.settings import LONGEST
 
 if TYPE_CHECKING:
     from voxtractl.runtime.journal import JsonLines, Sink
-    from voxtractl.runtime.supervisor import Supervisor, Worker
+    from voxtractl.runtime.supervisor import Supervisor
+    from voxtractl.runtime.workers import Worker
 
 __all__ = ["app"]
 
@@ -149,7 +150,7 @@ def _count(event: Mapping[str, Any], calls: list[int]) -> None:
 
 
 def _worker(text: str | None) -> "Worker | None":
-    from voxtractl.runtime.supervisor import Worker
+    from voxtractl.runtime.workers import Worker
 
     if text is None:
         return None

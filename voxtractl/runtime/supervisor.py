@@ -10,14 +10,9 @@ are added, replaced and left while calls go on with the app they began with.
 
 import asyncio
 import logging
-import sys
-import threading
-import traceback
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -39,94 +34,27 @@ from voxtractl.model.fleet import Fleet
 from voxtractl.model.node import Node
 from voxtractl.model.tenant import Tenant
 from voxtractl.runtime.app import VoxtraApp
-from voxtractl.runtime.event_loop import new_tenant_loop
-from voxtractl.runtime.hub import AUX, MOVED, Hub, Place
+from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal, Sink
 from voxtractl.runtime.loading import Code
+from voxtractl.runtime.loops import BLOCKED_AFTER, Loops
 from voxtractl.runtime.usage import Usage
 from voxtractl.runtime.wording import told
+from voxtractl.runtime.workers import BEAT, Worker, Workers
 from voxtractl.settings import Secret, SecretRef
 
-__all__ = ["Supervisor", "Worker"]
+__all__ = ["Supervisor"]
 
 log = logging.getLogger(__name__)
 
 REACH: Final = 10.0  # seconds a node gets to answer at the start: it may start too
 REACH_AGAIN: Final = 0.5
-LOOPS_MAX: Final = 256  # threads; more tenants share them by the order they come
 LOADS: Final = 4  # handler files at once
 PATIENCE: Final = 2.0  # seconds until a load is slow: the others no longer wait for it
 LOAD_TIMEOUT: Final = 30.0  # seconds a handler file may take to load, its startup hooks included
 SETTLE: Final = 6.0  # seconds for handlers and hooks of calls at the end
 SHUT_DOWN: Final = 5.0  # seconds for the shutdown hooks after that
 LOOK_EVERY: Final = 2.0  # seconds between looks at the document's files
-BLOCKED_AFTER: Final = 2.0  # seconds a tenant's loop may not turn before it is told
-BEAT: Final = 1.0  # seconds between a worker's signs of life
-DEAD_AFTER: Final = 5.0  # seconds without one until its calls are moved
-GONE_AFTER: Final = 60.0  # seconds without one until its calls are looked for less often
-INHERIT_EVERY: Final = 10.0  # seconds between such looks
-MOVES: Final = 16  # calls at once; each may keep a connection for the length of a sound
-ALIVE: Final = "VOXTRA_WORKER_ALIVE"
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """``number`` of ``count`` runtime processes; 0 of 1 means all apps are served here."""
-
-    number: int
-    count: int
-
-
-class _Loop:
-    """A thread with an event loop, begun when a handler or hook needs it first."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.loop = new_tenant_loop()
-        self.turned = monotonic()
-        self._asked = self._stops = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            while not self._stops:
-                try:
-                    self.loop.run_forever()
-                except (SystemExit, KeyboardInterrupt):  # of a task that a handler made; the others go on
-                    log.exception("%s: a task wanted to end the process", self.name)
-        finally:
-            self.loop.close()
-
-    def check(self) -> float:
-        """Ask the loop for a sign; returns the seconds since the last one."""
-        if self.loop.is_closed():
-            return 0.0
-        if not self._asked:
-            self._asked = True
-            self.loop.call_soon_threadsafe(self._turn)
-            return 0.0
-        return monotonic() - self.turned
-
-    def _turn(self) -> None:
-        self.turned = monotonic()
-        self._asked = False
-
-    def where(self) -> str:
-        """What the thread does right now."""
-        frame = sys._current_frames().get(self._thread.ident or 0)
-        if frame is None:
-            return "nowhere"
-        last = traceback.extract_stack(frame)[-1]
-        return f"{last.filename}:{last.lineno} in {last.name}"
-
-    def end(self) -> None:
-        self._stops = True
-        with suppress(RuntimeError):  # it has ended
-            self.loop.call_soon_threadsafe(self.loop.stop)
-
-    def join(self) -> None:
-        self._thread.join(timeout=1.0)  # a handler that blocks for ever does not hold the process
 
 
 @dataclass(eq=False)
@@ -177,16 +105,9 @@ class Supervisor:
         self._unreadable = ""  # why the document could not be read, as it was told
         self._passwords: dict[SecretRef, Secret] = {}
         self._secrets: list[Secret] = []  # all that were ever read
-        self._loops: dict[str, _Loop] = {}  # by slug
-        self._at: dict[VoxtraApp, _Loop] = {}  # where an app runs, from its first need of a loop to its end
+        self._loops = Loops()
         self._past: list[_Served] = []  # served no more; their last calls go on
         self._tasks: set[asyncio.Task[None]] = set()
-        self._blocked: set[_Loop] = set()  # those whose block was told
-        self._beaten = 0  # signs of life so far
-        self._beats: dict[tuple[str, int], tuple[str, float]] = {}  # of the other workers, and when they came
-        self._inherited: dict[tuple[str, int], float] = {}  # when the calls of a dead worker were looked for
-        self._moving: set[str] = set()  # calls of dead workers that are being moved here
-        self._moves = asyncio.Semaphore(MOVES)
         self._bases: dict[str, str] = {}  # our apps → the tenants' app, without the worker's number
         self._reloading = asyncio.Lock()
         self._registering: set[str] = set()  # nodes where it is tried
@@ -200,6 +121,7 @@ class Supervisor:
         """Load the document and the handlers, connect to every node; returns when calls can come.
         ``drain`` and ``close`` it also when this raises or is cancelled: some nodes may have begun."""
         self._fleet = self._read()
+        several: list[Workers] = []  # this one among others, at each node
         for name in self._nodes or self._fleet.nodes:
             if name not in self._fleet.nodes:
                 raise UsageFault(f"there is no node {name!r} in {self.config}", hint="voxtractl node list")
@@ -211,8 +133,9 @@ class Supervisor:
             ari = ARIClient(node.ari, node.ari_user, password, timeout=self._timeout)
             await ari.open()  # startup hooks may use it
             hub = self.hubs[name] = Hub(ari, journal=journal)
-            hub.elsewhere = partial(self._elsewhere, name)
-            hub.siblings = self.worker is not None and self.worker.count > 1
+            if self.worker is not None and self.worker.count > 1:
+                several.append(workers := Workers(self.worker, hub, self._bases, self._go))
+                hub.siblings, hub.elsewhere = True, workers.elsewhere
         for slug in self._only:
             if slug not in self._fleet.tenants:
                 raise UsageFault(
@@ -240,9 +163,8 @@ class Supervisor:
         await asyncio.gather(*(self._go(hub.start()) for hub in self.hubs.values()))
         self._go(self._every(BLOCKED_AFTER / 2, self._watch))
         self._go(self._every(LOOK_EVERY, self._look))
-        if self.worker is not None and self.worker.count > 1:
-            for name, hub in self.hubs.items():  # each on its own: a node that is away holds up no other
-                self._go(self._every(BEAT, self._beat, name, hub))
+        for workers in several:  # each on its own: a node that is away holds up no other
+            self._go(self._every(BEAT, workers.beat))
         for load in late:
             self._go(self._serve_late(load))
         self.serves = True
@@ -283,32 +205,13 @@ class Supervisor:
         if tasks:
             await asyncio.wait(tasks)
         apps = [served.app for served in (*self._past, *self.served.values())]
-        await self._each(apps, VoxtraApp.settle, SETTLE)
-        if late := await self._each(apps, VoxtraApp.shut_down, SHUT_DOWN):
+        await self._loops.each(apps, VoxtraApp.settle, SETTLE)
+        if late := await self._loops.each(apps, VoxtraApp.shut_down, SHUT_DOWN):
             log.error("what takes over %.0f s to shut down is left behind: %s", SHUT_DOWN, ", ".join(late))
         self.served.clear()
         self._past.clear()
         await asyncio.gather(*(hub.stop() for hub in self.hubs.values()))
-        loops = {*self._loops.values(), *self._at.values()}
-        self._loops, self._at = {}, {}
-        for loop in loops:
-            loop.end()
-        for loop in loops:
-            loop.join()
-
-    async def _each(
-        self, apps: Iterable[VoxtraApp], what: Callable[[VoxtraApp], Coroutine[Any, Any, None]], most: float
-    ) -> list[str]:
-        """Do it for apps that have a loop, each in its own; returns the tenants that took more seconds."""
-        work = {
-            asyncio.wrap_future(asyncio.run_coroutine_threadsafe(what(app), self._loop_of(app).loop)): (
-                app.tenant or ""
-            )
-            for app in apps
-            if app in self._at or app.tenant in self._loops
-        }
-        _, late = await asyncio.wait(work, timeout=most) if work else (set(), set())
-        return sorted(work[one] for one in late)
+        self._loops.end()
 
     async def failed(self) -> VoxtractlError:
         """Wait until a connection ended for good, and return why.
@@ -422,8 +325,8 @@ class Supervisor:
         served = self.served.get(tenant.slug)
         if served is not None and not set(self._names(tenant)) <= set(served.names):
             return True  # its apps have other names now: of more workers, or shared
-        loop = self._loops.get(tenant.slug)  # where its startup hook may stand
-        return tenant.slug in self.faults and not code.hangs() and (loop is None or self._turns(loop))
+        # Its startup hook may stand in its loop.
+        return tenant.slug in self.faults and not code.hangs() and self._loops.turns(tenant.slug)
 
     def _tell_restart(self, fleet: Fleet) -> None:
         """Nodes are connected at the start only: tell which ones the document has otherwise now. The same for
@@ -485,7 +388,7 @@ class Supervisor:
             fault = HandlerFault(
                 f"the handler of {slug} was not ready within {LOAD_TIMEOUT:.0f} s",
                 tenant=slug,
-                where=code.standing() if app is None else self._loop_of(app).where(),
+                where=code.standing() if app is None else self._loops.of(app).where(),
                 hint="do such work in @app.on_startup, without blocking",
             )
         except HandlerFault as exc:
@@ -499,7 +402,7 @@ class Supervisor:
                 self._past.append(_Served(tenant, app, code))
             return
         if app is not None:
-            self._let_go(app)
+            self._loops.let_go(app)
         code.unload()
         if self._tried.get(slug) == (tenant, code):
             self.loading.discard(slug)
@@ -551,10 +454,10 @@ class Supervisor:
         app.app_name = self._apps(tenant)[0]
         before = self.served.get(tenant.slug)
         hubs = [*self._hubs_of(tenant), *(hub for hub, _, _ in (before.names if before else ()))]
-        app.attach(list(dict.fromkeys(hubs)), lambda: self._loop_of(app).loop, tenant=tenant.slug)
+        app.attach(list(dict.fromkeys(hubs)), lambda: self._loops.of(app).loop, tenant=tenant.slug)
         if not app.has_hooks or app.is_up:
             return
-        loop = self._loop_of(app).loop
+        loop = self._loops.of(app).loop
         work = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_started(app, tenant), loop))
         try:
             await _result(work, tenant)
@@ -614,52 +517,19 @@ class Supervisor:
             if hub.taker(name, key) is served.app:  # no other tenant has the name now
                 hub.leave(name, slug=key)
 
-    def _loop_of(self, app: VoxtraApp) -> _Loop:
-        """The loop of an app's handlers: its tenant's, from when it is first needed on."""
-        loop = self._at.get(app)
-        if loop is None or loop.loop.is_closed():
-            loop = self._at[app] = self._loop_for(app.tenant or "")
-        return loop
-
-    def _loop_for(self, slug: str) -> _Loop:
-        """The loop a tenant has. Not one that is blocked: repaired code would wait behind what it repairs."""
-        before = self._loops.get(slug)
-        if before is not None and self._turns(before):
-            return before
-        own = [loop for loop in dict.fromkeys(self._loops.values()) if self._turns(loop)]
-        loop = _Loop(f"tenant {slug}") if len(own) < LOOPS_MAX else own[hash(slug) % len(own)]
-        self._loops[slug] = loop
-        if before is not None:
-            self._end_unused(before)
-        return loop
-
-    def _let_go(self, app: VoxtraApp) -> None:
-        """The app runs no more."""
-        loop = self._at.pop(app, None)
-        if loop is not None and loop is not self._loops.get(app.tenant or ""):
-            self._end_unused(loop)
-
-    def _end_unused(self, loop: _Loop) -> None:
-        if loop not in (*self._loops.values(), *self._at.values()):
-            loop.end()
-
-    def _turns(self, loop: _Loop) -> bool:
-        return loop not in self._blocked and not loop.loop.is_closed()
-
     async def _retire(self) -> None:
         """Shut down apps that are served no more, when their last call is over, and end threads that nobody
         needs."""
         ready = [served for served in self._past if not served.app.blocked]
-        await self._each([served.app for served in ready], VoxtraApp.retire, SHUT_DOWN)
+        await self._loops.each([served.app for served in ready], VoxtraApp.retire, SHUT_DOWN)
         for served in ready:
             if not (served.app.is_up or served.app.busy or served.app.blocked):
                 self._past.remove(served)
                 served.app.detach()
                 served.code.unload()
-                self._let_go(served.app)
+                self._loops.let_go(served.app)
         past = {served.tenant.slug for served in self._past}
-        for slug in self._loops.keys() - self.served.keys() - self.faults.keys() - self.loading - past:
-            self._end_unused(self._loops.pop(slug))  # of a tenant that is gone
+        self._loops.keep(self.served.keys() | self.faults.keys() | self.loading | past)
 
     # --- watching ---------------------------------------------------------------------------------------
 
@@ -717,103 +587,11 @@ class Supervisor:
             asyncio.set_event_loop_policy(self._policy)
 
     async def _watch(self) -> None:
-        """Tell which tenant's handler blocks its loop, and where; once for each time."""
+        """Calls of a tenant whose handler blocks its loop take the fallback, unless they have begun."""
         self._keep()
-        loops = {*self._loops.values(), *self._at.values()}
-        self._blocked &= loops
-        for loop in loops:
-            seconds = loop.check()
-            if seconds < BLOCKED_AFTER:
-                self._blocked.discard(loop)
-            elif loop not in self._blocked:
-                self._blocked.add(loop)
-                log.error("%s: its handler blocks its event loop, at %s", loop.name, loop.where())
-        for app, loop in self._at.items():
-            app.blocked = loop in self._blocked
-            if app.blocked:
-                for hub in self.hubs.values():
-                    hub.give_back(app)
-
-    # --- workers ----------------------------------------------------------------------------------------
-
-    async def _beat(self, name: str, hub: Hub) -> None:
-        """Show a node that this worker lives, and take over the calls there of the next one that does not."""
-        self._beaten += 1
-        try:
-            await self._beat_at(name, hub)
-        except AriError as exc:
-            log.debug("no sign of life at %s: %s", name, exc)
-
-    async def _beat_at(self, name: str, hub: Hub) -> None:
-        worker = self.worker
-        assert worker is not None  # noqa: S101  start() asked
-        await hub.ari.request(
-            requests.set_global(
-                f"{ALIVE}_{worker.number}", f"{self._beaten} {'draining' if hub.draining else 'up'}"
-            )
-        )
-        now = monotonic()
-        for other in range(1, worker.count + 1):
-            if other == worker.number:
-                continue
-            answer = await hub.ari.ask(requests.get_global(f"{ALIVE}_{other}"))
-            value = str(answer.body.get("value", "")) if answer.status == 200 else ""
-            last, since = self._beats.get((name, other), ("", now))
-            self._beats[name, other] = (value, now) if value != last else (last, since)
-        alive = [n for n in range(1, worker.count + 1) if n == worker.number or self._lives(name, n, now)]
-        for dead in set(range(1, worker.count + 1)) - set(alive):
-            heir = next((n for n in alive if n > dead), alive[0])  # one heir: nobody moves a call twice
-            if heir == worker.number and self._is_time(name, dead, now):
-                self._inherited[name, dead] = now
-                await self._inherit(hub, dead)
-
-    def _lives(self, name: str, other: int, now: float) -> bool:
-        _, since = self._beats.get((name, other), ("", now))  # not looked at yet: give it time
-        return now - since < DEAD_AFTER
-
-    def _is_time(self, name: str, dead: int, now: float) -> bool:
-        """To look for its calls: that is a question for each call of the node. One that stands still gets new
-        ones; one that was never there, or is long gone, does not."""
-        value, since = self._beats[name, dead]
-        if value and now - since < GONE_AFTER:
-            return True
-        return now - self._inherited.get((name, dead), -INHERIT_EVERY) >= INHERIT_EVERY
-
-    async def _inherit(self, hub: Hub, dead: int) -> None:
-        """Begin to move the calls of a dead worker here; they come as a StasisStart that says so."""
-        theirs = {naming.worker_app(base, dead, self._workers): ours for ours, base in self._bases.items()}
-        for place in await hub.places(await hub.ari.request(requests.channels())):
-            call_id = place.channel["id"]
-            if place.app in theirs and call_id not in self._moving:
-                self._moving.add(call_id)
-                self._go(self._move(hub, place, theirs[place.app], dead))
-
-    async def _move(self, hub: Hub, place: Place, to: str, dead: int) -> None:
-        """In a task of its own: it takes as long as the sound that the call hears, and who gives no sign of
-        life meanwhile is taken for dead too."""
-        call_id = place.channel["id"]
-        try:
-            async with self._moves:
-                if call_id.startswith(AUX):  # what a call had of its own ends with who used it
-                    await hub.remove_aux(call_id)
-                    return
-                moved = await hub.move(place, to, [MOVED, *place.args])
-        finally:
-            self._moving.discard(call_id)
-        log.warning("call %s of worker %d %s", call_id, dead, "moved" if moved else "not moved")
-
-    def _elsewhere(self, name: str, app: str) -> list[str]:
-        """The same app at the workers that live and take calls."""
-        if self.worker is None or app not in self._bases:
-            return []
-        now = monotonic()
-        return [
-            naming.worker_app(self._bases[app], other, self.worker.count)
-            for other in range(1, self.worker.count + 1)
-            if other != self.worker.number
-            and self._beats.get((name, other), ("", now))[0].endswith(" up")
-            and self._lives(name, other, now)
-        ]
+        for app in self._loops.watch():
+            for hub in self.hubs.values():
+                hub.give_back(app)
 
 
 async def _reach(hub: Hub) -> None:

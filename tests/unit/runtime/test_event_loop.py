@@ -1,10 +1,10 @@
-"""The loops of the runtime: what a handler's threads and another tenant's policy cannot do to them."""
+"""The loops of the runtime: what a handler's threads cannot do to them."""
 
 import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -65,31 +65,3 @@ def test_threads_of_a_loop_are_bounded_and_give_results_and_errors(
     loop.run_until_complete(many())
     loop.close()
     assert most == THREADS
-
-
-@pytest.fixture
-def policy() -> Iterator[None]:
-    class Broken(asyncio.DefaultEventLoopPolicy):
-        def new_event_loop(self) -> asyncio.AbstractEventLoop:
-            raise RuntimeError("no")
-
-        def set_event_loop(self, loop: object) -> None:
-            raise RuntimeError("no")
-
-    before = asyncio.get_event_loop_policy()
-    asyncio.set_event_loop_policy(Broken())
-    yield
-    asyncio.set_event_loop_policy(before)
-
-
-def test_a_policy_that_a_tenant_sets_is_not_the_others(policy: None) -> None:
-    from voxtractl.runtime.supervisor import _Loop
-
-    async def kind() -> type:
-        return type(asyncio.get_running_loop())
-
-    loop = _Loop("tenant beta")
-    there = asyncio.run_coroutine_threadsafe(kind(), loop.loop)
-    assert there.result(10) is asyncio.SelectorEventLoop
-    loop.end()
-    loop.join()

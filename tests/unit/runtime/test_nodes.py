@@ -14,7 +14,8 @@ from voxtractl.errors import AppReplaced, AriAuthFailed, AriError, AriUnreachabl
 from voxtractl.runtime import supervisor as supervisor_module
 from voxtractl.runtime.hub import MOVED, Hub
 from voxtractl.runtime.session import CallSession
-from voxtractl.runtime.supervisor import Supervisor, Worker
+from voxtractl.runtime.supervisor import Supervisor
+from voxtractl.runtime.workers import Worker
 from voxtractl.settings import Secret
 
 HANDLER = """
@@ -401,32 +402,6 @@ async def test_a_worker_keeps_its_name_when_the_document_has_another_number_of_w
         await until(lambda: runs.served["acme"].tenant.max_channels == 8)
         assert fleet.asterisks["one"].apps == ["voxtra-acme-2"]
         assert caplog.text.count("the document has workers = 3 now: this process goes on as 2 of 2") == 1
-    finally:
-        await runs.close()
-
-
-async def test_a_worker_that_was_never_there_is_not_looked_for_all_the_time(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each look asks for the place of every call of the node."""
-    monkeypatch.setattr(supervisor_module, "BEAT", 0.01)
-    monkeypatch.setattr(supervisor_module, "DEAD_AFTER", 0.05)
-    fleet.write("[defaults]\nworkers = 2", acme=SERVED)
-    runs = Supervisor(fleet.config, worker=Worker(1, 2))
-    await runs.start()
-    try:
-        asked = fleet.asterisks["one"].asked
-
-        def looks() -> int:
-            return sum(request.path == "/channels" for request in asked)
-
-        at_start = looks()
-        await until(lambda: looks() > at_start)
-        beats = len(asked)
-        await until(lambda: len(asked) > beats + 50)
-        assert looks() == at_start + 1
-        monkeypatch.setattr(supervisor_module, "INHERIT_EVERY", 0.02)
-        await until(lambda: looks() > at_start + 5)
     finally:
         await runs.close()
 

@@ -1,7 +1,6 @@
 """What the supervisor does without an Asterisk; the rest is in tests/live/test_run.py."""
 
 import asyncio
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import Direction
 from voxtractl.runtime.session import CallSession
-from voxtractl.runtime.supervisor import Supervisor, _Loop
+from voxtractl.runtime.supervisor import Supervisor
 
 
 def tenant(slug: str, **more: Any) -> Tenant:
@@ -58,40 +57,6 @@ async def test_the_policy_of_event_loops_stays_what_it_was(tmp_path: Path) -> No
         assert asyncio.get_event_loop_policy() is before
     finally:
         asyncio.set_event_loop_policy(before)
-
-
-async def test_a_loop_outlives_a_task_that_ends_the_process(caplog: pytest.LogCaptureFixture) -> None:
-    loop = _Loop("tenant acme")
-
-    async def leaves() -> None:
-        sys.exit(1)
-
-    async def stays() -> str:
-        return "here"
-
-    def interrupts() -> None:
-        raise KeyboardInterrupt
-
-    loop.loop.call_soon_threadsafe(lambda: loop.loop.create_task(leaves()))
-    loop.loop.call_soon_threadsafe(interrupts)
-    loop.loop.call_soon_threadsafe(loop.loop.stop)
-    there = asyncio.run_coroutine_threadsafe(stays(), loop.loop)
-    assert await asyncio.wait_for(asyncio.wrap_future(there), 10) == "here"
-    loop.end()
-    loop.join()
-    assert loop.loop.is_closed()
-    assert caplog.text.count("tenant acme: a task wanted to end the process") == 2
-
-
-async def test_a_closed_loop_is_replaced() -> None:
-    supervisor = Supervisor(Path("tenants.toml"))
-    app = VoxtraApp()
-    first = supervisor._loop_of(app)
-    assert supervisor._loop_of(app) is first
-    first.end()
-    first.join()
-    assert not supervisor._loop_of(app).loop.is_closed()
-    await supervisor.close()
 
 
 HOOK = """\
@@ -168,7 +133,7 @@ async def watched(supervisor: Supervisor, app: VoxtraApp, *, blocked: bool) -> N
 async def test_code_that_repairs_a_blocked_tenant_gets_another_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("voxtractl.runtime.supervisor.BLOCKED_AFTER", 0.05)
+    monkeypatch.setattr("voxtractl.runtime.loops.BLOCKED_AFTER", 0.05)
     (tmp_path / "acme.py").write_text(HOOK.format("pass"))
     supervisor, ends = Supervisor(tmp_path / "tenants.toml"), threading.Event()
     acme = tenant("acme")
@@ -186,7 +151,7 @@ async def test_code_that_repairs_a_blocked_tenant_gets_another_loop(
     ups = [first.is_up]
     ends.set()
     await watched(supervisor, first, blocked=False)
-    left = supervisor._loop_of(first)
+    left = supervisor._loops.of(first)
     await supervisor._retire()
     assert [*ups, first.is_up] == [True, False]
     left.join()
@@ -275,7 +240,7 @@ async def test_a_reload_that_waits_for_another_does_nothing_after_the_end(tmp_pa
     assert await waits is False
     await asyncio.wait([supervisor._go(work())])
     assert done == []
-    assert supervisor._loops == {}
+    assert not set(supervisor._loops)
 
 
 async def test_a_tenant_that_gets_another_name_is_served_all_the_time(tmp_path: Path) -> None:
@@ -305,7 +270,7 @@ async def test_an_app_whose_names_change_while_it_starts_knows_the_one_it_is_ser
     supervisor, node = Supervisor(tmp_path / "tenants.toml"), hub("lab")
     supervisor.hubs = {"lab": node}
     load = asyncio.create_task(supervisor._load({"acme": tenant("acme")}))
-    await until(lambda: supervisor._at)  # its startup hook runs
+    await until(lambda: supervisor._loops._at)  # its startup hook runs
     supervisor._fleet = Fleet(defaults=Defaults(workers=2))
     assert await load == []
     app = supervisor.served["acme"].app
@@ -319,19 +284,19 @@ async def test_the_thread_of_a_tenant_that_was_removed_ends(tmp_path: Path) -> N
         (tmp_path / f"{slug}.py").write_text(HOOK.format(hook))
     supervisor = Supervisor(tmp_path / "tenants.toml")
     await supervisor._load({slug: tenant(slug) for slug in ("acme", "beta", "gamma")})
-    loops = dict(supervisor._loops)
+    loops = dict(supervisor._loops._of)
     await supervisor._retire()
-    assert supervisor._loops == loops
+    assert supervisor._loops._of == loops
     app = supervisor.served["acme"].app
     call = CallSession(hub("lab"), app, {"id": "1"}, [], Direction.INBOUND, app="voxtra-acme")
     app.calls["1"] = call
     supervisor._leave("acme")
     supervisor.faults.clear()  # gamma is not in the document any more
     await supervisor._retire()
-    assert set(supervisor._loops) == {"acme", "beta"}  # acme has a call
+    assert set(supervisor._loops._of) == {"acme", "beta"}  # acme has a call
     del app.calls["1"]
     await supervisor._retire()
-    assert set(supervisor._loops) == {"beta"}
+    assert set(supervisor._loops._of) == {"beta"}
     for slug in ("acme", "gamma"):
         loops[slug].join()
         assert loops[slug].loop.is_closed()
@@ -375,14 +340,14 @@ async def test_a_startup_hook_that_blocks_for_ever_takes_one_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("voxtractl.runtime.supervisor.LOAD_TIMEOUT", 1.0)
-    monkeypatch.setattr("voxtractl.runtime.supervisor.BLOCKED_AFTER", 0.05)
+    monkeypatch.setattr("voxtractl.runtime.loops.BLOCKED_AFTER", 0.05)
     blocks = "import pathlib, time\n    end = pathlib.Path(__file__).with_suffix('.end')\n"
     blocks += "    while not end.exists(): time.sleep(0.01)"
     (tmp_path / "acme.py").write_text(HOOK.format(blocks))
     supervisor, acme = Supervisor(tmp_path / "tenants.toml"), tenant("acme")
     load = asyncio.create_task(supervisor._load({"acme": acme}))
-    await until(lambda: supervisor._at)
-    app = next(iter(supervisor._at))
+    await until(lambda: supervisor._loops._at)
+    app = next(iter(supervisor._loops._at))
     await watched(supervisor, app, blocked=True)
     await load
     assert "was not ready within" in str(supervisor.faults["acme"])

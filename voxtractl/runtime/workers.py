@@ -1,0 +1,156 @@
+"""One of several runtime processes at a node: who of them lives, and who has the calls of one that does not.
+
+    every BEAT: our sign of life ─▶ Asterisk ─▶ the signs of the others
+    a sign that stays the same for DEAD_AFTER ─▶ dead ─▶ its heir, the next number that lives, moves its calls
+
+A dead worker has one heir, so nobody moves a call twice. A call that is moved comes as a StasisStart that
+says so; a channel that a call had of its own ends. Who lives, and who is whose heir, follows from the signs
+and the time alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+
+from voxtractl import naming
+from voxtractl.ari import requests
+from voxtractl.errors import AriError
+from voxtractl.runtime.hub import AUX, MOVED, Hub, Place
+
+__all__ = ["BEAT", "Sign", "Worker", "Workers", "alive", "heir_of", "inherited", "is_due"]
+
+log = logging.getLogger(__name__)
+
+BEAT: Final = 1.0  # seconds between a worker's signs of life
+DEAD_AFTER: Final = 5.0  # seconds without one until its calls are moved
+GONE_AFTER: Final = 60.0  # seconds without one until its calls are looked for less often
+INHERIT_EVERY: Final = 10.0  # seconds between such looks
+MOVES: Final = 16  # calls at once; each may keep a connection for the length of a sound
+ALIVE: Final = "VOXTRA_WORKER_ALIVE"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """``number`` of ``count`` runtime processes; 0 of 1 means all apps are served here."""
+
+    number: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """The last sign of life of a worker and when it came; ``""`` when none was seen since then."""
+
+    text: str
+    since: float
+
+    @property
+    def up(self) -> bool:
+        """It takes calls."""
+        return self.text.endswith(" up")
+
+
+def alive(own: int, signs: Mapping[int, Sign], now: float) -> set[int]:
+    """The numbers that live: our own, and those with a sign that is new enough."""
+    return {own, *(other for other, sign in signs.items() if now - sign.since < DEAD_AFTER)}
+
+
+def heir_of(dead: int, living: Iterable[int]) -> int:
+    """The next number that lives; after the last one the first."""
+    return min(living, key=lambda number: (number < dead, number))
+
+
+def inherited(own: int, signs: Mapping[int, Sign], now: float) -> list[int]:
+    """The dead workers whose calls are ours."""
+    living = alive(own, signs, now)
+    return [dead for dead in sorted(signs.keys() - living) if heir_of(dead, living) == own]
+
+
+def is_due(sign: Sign, looked: float | None, now: float) -> bool:
+    """To look for the calls of a dead worker: that is a question for each call of the node. One that stands
+    still gets new ones; one that was never there, or is long gone, does not."""
+    if sign.text and now - sign.since < GONE_AFTER:
+        return True
+    return looked is None or now - looked >= INHERIT_EVERY
+
+
+class Workers:
+    """``apps`` are our Stasis apps → the tenants' apps, without a worker's number; ``go`` does something
+    beside everything else."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        hub: Hub,
+        apps: Mapping[str, str],
+        go: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self._own, self._count = worker.number, worker.count
+        self._hub, self._apps, self._go = hub, apps, go
+        self._beaten = 0  # signs of life so far
+        self._signs: dict[int, Sign] = {}  # of the others
+        self._looked: dict[int, float] = {}  # when the calls of a dead one were looked for
+        self._moving: set[str] = set()  # calls of dead ones that are being moved here
+        self._moves = asyncio.Semaphore(MOVES)
+
+    async def beat(self) -> None:
+        """Show the node that we live, and take over the calls there of those whose heir we are."""
+        self._beaten += 1
+        try:
+            await self._show()
+            await self._see()
+            now = monotonic()
+            for dead in inherited(self._own, self._signs, now):
+                if is_due(self._signs[dead], self._looked.get(dead), now):
+                    self._looked[dead] = now
+                    await self._inherit(dead)
+        except AriError as exc:
+            log.debug("no sign of life at %s: %s", self._hub.journal.node, exc)
+
+    def elsewhere(self, app: str) -> list[str]:
+        """The same app at the workers that live and take calls."""
+        living = alive(self._own, self._signs, monotonic())
+        return [
+            naming.worker_app(self._apps[app], other, self._count)
+            for other, sign in self._signs.items()
+            if app in self._apps and other in living and sign.up
+        ]
+
+    async def _show(self) -> None:
+        text = f"{self._beaten} {'draining' if self._hub.draining else 'up'}"
+        await self._hub.ari.request(requests.set_global(f"{ALIVE}_{self._own}", text))
+
+    async def _see(self) -> None:
+        others = [number for number in range(1, self._count + 1) if number != self._own]
+        answers = await self._hub.ari.ask_all([requests.get_global(f"{ALIVE}_{other}") for other in others])
+        now = monotonic()
+        for other, answer in zip(others, answers, strict=True):
+            text = str(answer.body.get("value", "")) if answer.status == 200 else ""
+            if text != self._signs.setdefault(other, Sign("", now)).text:
+                self._signs[other] = Sign(text, now)
+
+    async def _inherit(self, dead: int) -> None:
+        """Begin to move its calls here."""
+        theirs = {naming.worker_app(base, dead, self._count): ours for ours, base in self._apps.items()}
+        for place in await self._hub.places(await self._hub.ari.request(requests.channels())):
+            call_id = place.channel["id"]
+            if place.app in theirs and call_id not in self._moving:
+                self._moving.add(call_id)
+                self._go(self._move(place, theirs[place.app], dead))
+
+    async def _move(self, place: Place, to: str, dead: int) -> None:
+        """In a task of its own: it takes as long as the sound that the call hears, and who gives no sign of
+        life meanwhile is taken for dead too."""
+        call_id = place.channel["id"]
+        try:
+            async with self._moves:
+                if call_id.startswith(AUX):  # what a call had of its own ends with who used it
+                    await self._hub.remove_aux(call_id)
+                    return
+                moved = await self._hub.move(place, to, [MOVED, *place.args])
+        finally:
+            self._moving.discard(call_id)
+        log.warning("call %s of worker %d %s", call_id, dead, "moved" if moved else "not moved")
