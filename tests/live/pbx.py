@@ -301,8 +301,8 @@ def left_over(app: VoxtraApp, hub: Any) -> dict[str, Any]:
         "handlers": app._tasks,
         "sessions": hub.sessions,
         "table": dict(hub.table.live),
-        "waits": hub._aux,
-        "own": hub._aux_of,
+        "waits": hub.aux._coming,
+        "own": hub.aux._calls,
         "tasks": hub._tasks,
         "sending": hub._sending,
     }

@@ -185,11 +185,11 @@ class Channel:
         await self.unless_gone(op, refused)
         raise refused
 
-    async def open_aux(self, build: Callable[[str], Request], op: str) -> str:
+    async def open_channel(self, build: Callable[[str], Request], op: str) -> str:
         """A channel that serves this one and ends with it. Raises CallEnded when the caller is gone."""
         self.check(op)
         try:
-            channel: Mapping[str, Any] = await self.hub.open_aux(self.id, build)
+            channel: Mapping[str, Any] = await self.hub.aux.open_channel(self.id, build)
         except (AriError, CallError) as exc:
             await self.unless_gone(op, exc)
             raise
@@ -198,7 +198,7 @@ class Channel:
     async def open_bridge(self, channels: Sequence[str], op: str) -> str:
         """A bridge that ends with this call. Raises CallEnded when the caller is gone meanwhile."""
         try:
-            return await self.hub.open_bridge(self.id, channels)
+            return await self.hub.aux.open_bridge(self.id, channels)
         except AriError as exc:
             await self.unless_gone(op, exc)
             raise
@@ -214,7 +214,7 @@ class Channel:
 
     def remove(self, aux: str) -> None:
         """End a channel or bridge that serves this call."""
-        self.background(self.hub.remove_aux(aux))
+        self.background(self.hub.aux.remove(aux))
 
     def _done(self, task: "asyncio.Future[Any]") -> None:
         self._tasks.discard(task)

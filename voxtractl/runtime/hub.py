@@ -9,6 +9,9 @@ supervisor gives every tenant its own, so that a handler that blocks stops its o
                                      Gone: the session's waits end      End: the one call_ended
           └▶ session: playbacks, digits, recordings
 
+Rooms of their own: the websockets that events come over, what a call has beside it (auxiliary.py), where
+calls are and may go (places.py), requests that are sent until they are answered (sender.py).
+
 After a lost connection events are lost for good (facts C4), so the hub asks: which channels are there, which
 of them are ours. What ended meanwhile gets its end now. A call that nobody here knows came meanwhile and is
 taken like any other; at the start it is one that another process had, and is adopted.
@@ -16,17 +19,14 @@ taken like any other; at the start it is one that another process had, and is ad
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import chain, repeat
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
-from uuid import uuid4
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from voxtractl import naming
 from voxtractl.ari import requests
 from voxtractl.ari.client import CONNECTIONS, ARIClient
 from voxtractl.ari.events import Event
@@ -37,88 +37,30 @@ from voxtractl.errors import (
     AriAuthFailed,
     AriError,
     AriUnreachable,
-    CallEnded,
-    CallError,
-    MediaFailed,
     RuntimeFault,
     VoxtractlError,
 )
 from voxtractl.runtime import lifecycle
+from voxtractl.runtime.auxiliary import Auxiliaries, is_auxiliary, removal
 from voxtractl.runtime.channel import Channel
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal, State
+from voxtractl.runtime.places import MOVED, Place, Places, is_inside
+from voxtractl.runtime.sender import Sender
 from voxtractl.runtime.session import CallSession, line_of
-from voxtractl.runtime.sounds import tone_of
+from voxtractl.runtime.taker import Taker
 from voxtractl.runtime.websockets import Websockets
 from voxtractl.settings import Secret
 
-if TYPE_CHECKING:
-    from voxtractl.audio.server import AudioServer
-    from voxtractl.runtime.media import Breaker
-    from voxtractl.runtime.speech import SpeechToText, TextToSpeech
-
-__all__ = ["AUX", "MOVED", "Hub", "Place", "Taker"]
+__all__ = ["Hub"]
 
 log = logging.getLogger(__name__)
 
-AUX: Final = "vx-aux-"  # ids of channels and bridges of our own: media, snoop; never calls
-INSIST_PAUSES: Final = (0.0, 0.2, 0.4, 0.8, 1.6, *[3.2] * 18)  # seconds; together a minute
 RESYNC_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)  # seconds after a try that failed; the last one from then on
 MANY: Final = 1000  # calls; each is in the answer to each subscription, with up to four channels of 50 bytes
 END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
 NEWEST: Final = Release(99, 0)  # a build that is no release
 SHARE: Final = CONNECTIONS // 4  # slow requests of a tenant at once
-AUX_TIMEOUT: Final = 5.0  # seconds until a channel of our own must be in the app
-
-
-class Place(NamedTuple):
-    """A channel that is in a Stasis app, and the arguments it came there with."""
-
-    channel: Mapping[str, Any]
-    app: str
-    args: list[str]
-
-
-class Taker(Protocol):
-    """Who gets the calls of a Stasis app: a VoxtraApp."""
-
-    tenant: str | None
-    session_type: type[CallSession]  # what its calls are
-    tts: "TextToSpeech | None"
-    stt: "SpeechToText | None"
-    media: str  # audiosocket or websocket
-    breaker: "Breaker"
-    blocked: bool  # its loop does not turn: it can take no call
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop: ...
-
-    def take(self, call: CallSession) -> None:
-        """A new call; in the loop of the taker."""
-
-    def adopt(self, call: CallSession) -> None:
-        """A call that was there before this process; in the loop of the taker."""
-
-    def ended(self, call: CallSession) -> None:
-        """The call is over; in the loop of the taker."""
-
-    async def audio_server(self) -> "AudioServer":
-        """Where Asterisk brings the sound of its calls, begun when it is first needed; in the loop of the
-        taker. Raises LocalProtocolError."""
-
-    def take_leg(self) -> None:
-        """One more media leg. Raises LimitReached; in the loop of the taker."""
-
-    def give_leg(self, why: str = "") -> None:
-        """A media leg is closed."""
-
-    def keep(self, work: "asyncio.Future[Any]") -> None:
-        """A hook of a call runs: wait for it before the end; in the loop of the taker."""
-
-    async def call(
-        self, endpoint: str, *, hub: "Hub", caller_id: str | None = None, timeout: float = 30.0
-    ) -> CallSession:
-        """Call somebody for this taker."""
 
 
 class Hub:
@@ -149,8 +91,14 @@ class Hub:
             on_up=self._on_up,
             on_lost=self._lose,
         )
-        self._aux: dict[str, Future[None]] = {}  # channels of ours that are not in the app yet
-        self._aux_of: dict[str, str] = {}  # channel or bridge of ours → the call it belongs to
+        self.aux = Auxiliaries(
+            self.sessions,
+            ask=self.ask,
+            made=self._made,
+            sweep=lambda aux: self.loop.call_soon_threadsafe(self._sweep, aux),
+        )
+        self._sender = Sender(ari, goes_on=lambda: self._web.hear and not self._stopped, spawn=self._spawn)
+        self.places = Places(ari, ask=self.ask, insist=self._sender.insist)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._shares: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
@@ -368,7 +316,7 @@ class Hub:
                     self._delete(call_id, reason)
                 case lifecycle.Look(call_id):
                     looked = partial(self._looked, call_id)
-                    self._spawn(self._insist_for(requests.channel(call_id), looked))
+                    self._sender.send_and_read(requests.channel(call_id), looked)
                 case lifecycle.Gone(call_id):
                     if session := self.sessions.get(call_id):
                         session.post(session.gone)
@@ -381,26 +329,26 @@ class Hub:
         if self.siblings and sending is None and known is not None and (self._web.unheard or known.looking):
             self._spawn(self._delete_ours(call_id, reason))
         elif sending is None:
-            self._send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
+            self._sender.send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
         else:  # a DELETE over the websocket overtakes a POST over HTTP, and its 404 would be believed
             sending.add_done_callback(lambda _: self._delete(call_id, reason))
 
     async def _delete_ours(self, call_id: str, reason: str) -> None:
         """End it, unless another worker has it by now."""
-        answer = await self._insist(requests.channel(call_id))
+        answer = await self._sender.insist(requests.channel(call_id))
         if answer is not None and answer.status == 200:
             with suppress(AriError):  # then it is ended: none may stay up with nobody
                 await self._unless_moved(answer.body)
         if call_id in self.sessions:
-            self._send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
+            self._sender.send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
 
     def _end(self, ended: lifecycle.Ended) -> None:
         session = self.sessions.pop(ended.call_id, None)
         self._followed.discard(ended.call_id)
         if session is None:
             return
-        for aux in self._disown(ended.call_id):
-            self._spawn(self._remove_aux(aux))
+        for aux in self.aux.disown(ended.call_id):
+            self._sweep(aux)
         self.journal.write(
             "call_ended",
             session.told,
@@ -475,10 +423,10 @@ class Hub:
         left, and is in an app all the same, may have been moved."""
         self._feed(call_id, lifecycle.Present())
         known = self.table.live.get(call_id)
-        if known is not None and known.state is State.LEFT and _is_inside(channel):
+        if known is not None and known.state is State.LEFT and is_inside(channel):
             self._spawn(self._unless_moved(channel))
             return
-        if known is None or known.state is not State.LEAVING or not _is_inside(channel):
+        if known is None or known.state is not State.LEAVING or not is_inside(channel):
             return
         if line_of(channel) == self.sessions[call_id].line:  # else it has come back, over another one
             self._feed(call_id, lifecycle.Stayed())
@@ -487,7 +435,7 @@ class Hub:
         """Calls that another worker has moved to itself while it thought this one dead are over here."""
         if not self.siblings:  # it is a question for each call
             return
-        for channel, app, _ in await self.places(channels):
+        for channel, app, _ in await self.places.of(channels):
             session = self.sessions.get(channel["id"])
             if session is None or app == session.app or app in self._web.registered:
                 continue
@@ -505,40 +453,6 @@ class Hub:
     def _subscription(self, session: CallSession) -> Request:
         return requests.subscribe(session.app, [f"channel:{session.id}"], many=len(self.sessions) > MANY)
 
-    def _send(self, request: Request, told: Callable[[Answer], None]) -> None:
-        """Send what may be sent twice, and go on; ``told`` gets the answer when Asterisk gives one.
-
-        Without a task where it can be: a call has three of these, and tasks were a tenth of its cost. The
-        body of an answer is not read then, unless it is a refusal's.
-        """
-        if not self.ari.post(request, partial(self._sent, request, told)):
-            self._spawn(self._insist_for(request, told))
-
-    def _sent(self, request: Request, told: Callable[[Answer], None], answer: Answer | AriError) -> None:
-        if isinstance(answer, Answer):
-            told(answer)
-        else:
-            log.warning("%s %s: %s", request.method, request.path, answer)
-            self._spawn(self._insist_for(request, told))
-
-    async def _insist_for(self, request: Request, told: Callable[[Answer], None]) -> None:
-        answer = await self._insist(request)
-        if answer is not None:
-            told(answer)
-
-    async def _insist(self, request: Request) -> Answer | None:
-        """The answer of a request that may be sent twice; None when the event connection is down: a resync
-        will follow; or when a minute was not enough."""
-        for pause in INSIST_PAUSES:
-            try:
-                return await self.ari.ask(request)
-            except AriError as exc:
-                log.warning("%s %s: %s", request.method, request.path, exc)
-            if self._stopped or not self._web.hear:
-                return None
-            await asyncio.sleep(pause)
-        return None
-
     async def has(self, feature: Feature) -> bool:
         """This Asterisk has it, by its version; one that does not tell its version has it. From whatever
         loop."""
@@ -551,78 +465,6 @@ class Hub:
             self._release = Release.of(str(told.get("system", {}).get("version", ""))) or NEWEST
         return self._release.has(feature)
 
-    # --- channels and bridges of our own ----------------------------------------------------------------
-
-    def own(self, call_id: str) -> str:
-        """A new id for a channel or bridge that serves this call and is removed with it."""
-        if call_id not in self.sessions:
-            raise CallEnded("a channel of its own", call=call_id)
-        aux = f"{AUX}{uuid4().hex}"
-        self._aux_of[aux] = call_id
-        return aux
-
-    async def open_bridge(self, call_id: str, channels: Sequence[str]) -> str:
-        """A bridge of our own with these channels, removed with the call; from whatever loop.
-
-        Raises CallEnded, or AriError when Asterisk refuses.
-        """
-        session = self.sessions.get(call_id)
-        aux = self.own(call_id)
-        app = session.app if session is not None else ""  # the name of a bridge says whose it is
-        try:
-            for request in (
-                requests.create_bridge(aux, "mixing", app),
-                requests.add_to_bridge(aux, channels),
-            ):
-                await self._made(request)
-                self._still_own(aux, call_id)
-        except BaseException as exc:
-            self._drop(aux)
-            if isinstance(exc, AriError) and call_id not in self.sessions:
-                raise CallEnded("a bridge", call=call_id) from exc
-            raise
-        return aux
-
-    async def open_aux(
-        self,
-        call_id: str,
-        build: Callable[[str], Request],
-        begin: Callable[[Mapping[str, Any]], Awaitable[None]] | None = None,
-    ) -> Mapping[str, Any]:
-        """Make a channel of our own (media, snoop) and wait until it is in the app; from whatever loop.
-
-        ``build`` gets the channel's id. ``begin`` gets what Asterisk answered and does what the channel needs
-        to come into the app; it runs in the loop of the caller. Raises AriError, CallError when the channel
-        ended at once, or MediaFailed when it does not come.
-        """
-        aux = self.own(call_id)
-        entered: Future[None] = Future()  # Asterisk says so in the loop of the hub
-        self._aux[aux] = entered
-        try:
-            made = await self._made(build(aux))
-            async with asyncio.timeout(AUX_TIMEOUT):
-                if begin is not None:
-                    await begin(made)
-                await asyncio.wrap_future(entered)
-            self._still_own(aux, call_id)
-        except BaseException as exc:
-            self._drop(aux)
-            if isinstance(exc, TimeoutError):
-                raise MediaFailed(
-                    f"a channel of the call's own did not come into the app within {AUX_TIMEOUT:.0f} s",
-                    call=call_id,
-                    hint="see Asterisk's log; or the event connection was lost meanwhile",
-                ) from exc
-            raise
-        finally:
-            self._aux.pop(aux, None)
-        return made
-
-    def _drop(self, aux: str) -> None:
-        """Remove what was not made, or not needed, in the end; from whatever loop."""
-        self._aux_of.pop(aux, None)
-        self.loop.call_soon_threadsafe(lambda: self._spawn(self._remove_aux(aux)))
-
     async def _made(self, request: Request) -> Mapping[str, Any]:
         """The body of Asterisk's answer, from whatever loop."""
         answer = await self.ask(request)
@@ -631,20 +473,13 @@ class Hub:
         body: Mapping[str, Any] = answer.body
         return body
 
-    def _still_own(self, aux: str, call_id: str) -> None:
-        """The call may have ended while its channel was made: then nobody else removes it."""
-        if aux not in self._aux_of:
-            raise CallEnded("a channel of its own", call=call_id)
+    def _sweep(self, aux: str) -> None:
+        """Remove a channel or bridge of our own."""
+        self._spawn(self._remove(aux))
 
-    async def remove_aux(self, aux: str) -> None:
-        """End a channel or bridge of our own; nothing happens when it is gone."""
-        self._aux_of.pop(aux, None)
-        for request in (requests.hangup(aux, "normal"), requests.destroy_bridge(aux)):
-            await self.ask(request)
-
-    async def _remove_aux(self, aux: str) -> None:
-        await self._insist(requests.hangup(aux, "normal"))
-        await self._insist(requests.destroy_bridge(aux))
+    async def _remove(self, aux: str) -> None:
+        for request in removal(aux):
+            await self._sender.insist(request)
 
     # --- events -----------------------------------------------------------------------------------------
 
@@ -656,12 +491,9 @@ class Hub:
     def _on_start(self, event: Any) -> None:
         channel = event["channel"]
         call_id = channel["id"]
-        if call_id.startswith(AUX):
-            entered = self._aux.get(call_id)
-            if entered is not None and not entered.done():
-                entered.set_result(None)
-            return
-        if call_id in self.sessions:
+        if is_auxiliary(call_id):
+            self.aux.entered(call_id)
+        elif call_id in self.sessions:
             self._arrived(event["application"], channel, event["args"])
         elif self.table.known(call_id):
             self._feed(call_id, lifecycle.Started())  # believed to be over; the table knows what to do
@@ -680,7 +512,7 @@ class Hub:
             self._feed(session.id, lifecycle.WentOn(app))
             self._begin(app, channel, args)
         elif away and session.attended is False and taker is not None and taker.blocked:
-            self._spawn(self._to_fallback(session.id, session.tenant))  # nobody has it, nor can
+            self._spawn(self.places.to_fallback(session.id, session.tenant))  # nobody has it, nor can
         else:
             self._feed(session.id, lifecycle.Started())
             session.post(session.came, channel, rest)
@@ -720,7 +552,7 @@ class Hub:
             yield
         except Exception:
             log.exception("call %s could not be taken and goes to its fallback", call_id)
-            self._spawn(self._to_fallback(call_id, slug))
+            self._spawn(self.places.to_fallback(call_id, slug))
             if call_id in self.sessions:
                 self._feed(call_id, lifecycle.Lost())
 
@@ -739,13 +571,13 @@ class Hub:
         subscription = self._subscription(session)
         self.open(session, up=channel["state"] == "Up", begin=begin)
         self._feed(session.id, lifecycle.Started())
-        self._send(subscription, partial(self._subscribed, session.id))
+        self._sender.send(subscription, partial(self._subscribed, session.id))
         return session
 
     async def _take_by_dnid(self, taker: Taker, session: CallSession) -> None:
         """A dialplan of somebody's own that passes no number: ask which one was dialled (facts G8)."""
         with self._or_fallback(session.id, session.tenant):
-            answer = await self._insist(requests.get_variable(session.id, "CALLERID(dnid)"))
+            answer = await self._sender.insist(requests.get_variable(session.id, "CALLERID(dnid)"))
             if answer is not None and answer.status == 200 and answer.body.get("value"):
                 session.called_number = answer.body["value"]
             session.post(taker.take, session)
@@ -755,60 +587,17 @@ class Hub:
         for session in list(self.sessions.values()):
             if session.came_to(taker) and session.claim():
                 self._feed(session.id, lifecycle.Continue())
-                self._spawn(self._to_fallback(session.id, taker.tenant))
+                self._spawn(self.places.to_fallback(session.id, taker.tenant))
 
     async def _hand_on(self, place: Place, slug: str | None) -> None:
         """A call we take no more: another worker gets it as it came, else the fallback."""
         others = self.elsewhere(place.app)
-        if others and not self.draining and await self._was_moved(place):
+        if others and not self.draining and await self.places.was_moved(place):
             others = ()  # who sent it here cannot take it either: it would go to and fro
         for other in others:
-            if await self.move(place, other, place.args):
+            if await self.places.move(place, other, place.args):
                 return
-        await self._to_fallback(place.channel["id"], slug)
-
-    async def _was_moved(self, place: Place) -> bool:
-        note = await self._insist(requests.get_variable(place.channel["id"], PLACE))
-        told = note.body["value"] if note is not None and note.status == 200 else ""
-        return bool(told == f"{place.app} {line_of(place.channel)}")
-
-    async def move(self, place: Place, to: str, args: Sequence[str]) -> bool:
-        """Give a call to another app of this Asterisk, and leave a note of it on the channel: Asterisk goes
-        on to name the app that the dialplan sent it to."""
-        call_id, line = place.channel["id"], line_of(place.channel)
-        await self._insist(requests.stop_playback(tone_of(call_id)))
-        await self._insist(requests.set_variable(call_id, PLACE, f"{to} {line}"))
-        answer = await self._insist(requests.move(call_id, to, args))
-        if answer is not None and answer.status < 300:
-            return True
-        await self._insist(requests.set_variable(call_id, PLACE, f"{place.app} {line}"))
-        return False
-
-    async def places(self, channels: Iterable[Mapping[str, Any]]) -> list[Place]:
-        """Those of these channels that are in a Stasis app. Raises AriError."""
-        inside = [row for row in channels if _is_inside(row)]
-        notes = await self.ari.ask_all([requests.get_variable(row["id"], PLACE) for row in inside])
-        return [
-            _place(row, str(note.body["value"]) if note.status == 200 else "")
-            for row, note in zip(inside, notes, strict=True)
-        ]
-
-    async def _to_fallback(self, call_id: str, slug: str | None) -> None:
-        """A call nobody here can take: the dialplan's own fallback, else an honest cause."""
-        for name in (slug, naming.SHARED):
-            if name is None:
-                continue
-            context = naming.fallback_context(name)
-            if await self.exists(call_id, context, "s"):
-                await self._insist(requests.continue_in_dialplan(call_id, context, "s", 1))
-                return
-        await self._insist(requests.hangup(call_id, "congestion"))
-
-    async def exists(self, call_id: str, context: str, extension: str, priority: int = 1) -> bool:
-        """True when the dialplan has it; asked over a channel that is up."""
-        name = f"DIALPLAN_EXISTS({context},{extension},{priority})"
-        answer = await self.ask(requests.get_variable(call_id, name))
-        return answer.status == 200 and answer.body.get("value") == "1"
+        await self.places.to_fallback(place.channel["id"], slug)
 
     def _on_end(self, event: Any) -> None:
         call_id = event["channel"]["id"]
@@ -825,13 +614,8 @@ class Hub:
         call_id = event["channel"]["id"]
         if call_id in self.sessions:
             self._feed(call_id, lifecycle.Destroyed(event.get("cause", 0), event.get("tech_cause", 0)))
-        elif call_id in self._aux_of:
-            owner = self.sessions.get(self._aux_of.pop(call_id))
-            entered = self._aux.get(call_id)
-            if entered is not None and not entered.done():
-                entered.set_exception(CallError(f"the channel ended: {event.get('cause_txt', 'no reason')}"))
-            if owner is not None:
-                owner.deliver(event)
+        else:
+            self.aux.destroyed(event)
 
     def _on_dial(self, event: Any) -> None:
         peer = event["peer"]["id"]
@@ -879,7 +663,7 @@ class Hub:
         """Playbacks and recordings name what they belong to as ``channel:ID`` or ``bridge:ID``."""
         thing = event["playback"] if "playback" in event else event["recording"]
         target = thing["target_uri"].partition(":")[2]
-        session = self.sessions.get(self._aux_of.get(target, target))
+        session = self.aux.call_of(target)
         if session is not None:
             session.deliver(event)
 
@@ -889,18 +673,8 @@ class Hub:
         """Nothing is told any more of the calls of these apps."""
         for session in list(self.sessions.values()):
             if session.app in apps:
-                self._disown(session.id)
+                self.aux.disown(session.id)
                 self._feed(session.id, lifecycle.Lost())
-
-    def _disown(self, call_id: str) -> list[str]:
-        """What the call has of its own, which is nobody's from now on; who waits for it is told."""
-        own = [aux for aux, owner in list(self._aux_of.items()) if owner == call_id]
-        for aux in own:
-            del self._aux_of[aux]
-            entered = self._aux.get(aux)
-            if entered is not None and not entered.done():
-                entered.set_exception(CallEnded("a channel of its own", call=call_id))
-        return own
 
     async def _on_up(self) -> None:
         """Connected again. Until this has succeeded calls that ended meanwhile are not known to be over."""
@@ -938,17 +712,13 @@ class Hub:
         await self._come_back([channels[s.id] for s in live if s.id in channels])
         await self._find(channels.values(), adopting=adopting)
         for row in await self.ari.request(requests.bridges()):
-            if (
-                row["id"].startswith(AUX)
-                and row["id"] not in self._aux_of
-                and row["name"] in self._web.registered
-            ):
-                self._spawn(self._insist(requests.destroy_bridge(row["id"])))
+            if self.aux.is_stray(row["id"]) and row["name"] in self._web.registered:
+                self._sweep(row["id"])
         self._web.unheard = False
 
     async def _come_back(self, channels: Iterable[Mapping[str, Any]]) -> None:
         """Calls of ours whose StasisStart was lost: they were answered, or came back from the dialplan."""
-        for place in await self.places(row for row in channels if self._may_come(row["id"])):
+        for place in await self.places.of(row for row in channels if self._may_come(row["id"])):
             if place.app in self._web.registered and self._may_come(place.channel["id"]):
                 self._arrived(place.app, place.channel, place.args)
 
@@ -959,16 +729,16 @@ class Hub:
     async def _find(self, channels: Iterable[Mapping[str, Any]], *, adopting: bool) -> None:
         """Take those of these channels that are in our apps and that nobody here knows. Raises AriError."""
         strange = [row for row in channels if not self.table.known(row["id"])]
-        for place in await self.places(strange):
+        for place in await self.places.of(strange):
             if place.app in self._web.registered and not self.table.known(place.channel["id"]):
                 self._found(*place, adopting=adopting)
 
     def _found(self, channel: Mapping[str, Any], app: str, args: list[str], *, adopting: bool) -> None:
         """A channel that waits in one of our apps and that nobody here knows."""
         call_id = channel["id"]
-        if call_id.startswith(AUX):
-            if call_id not in self._aux_of:
-                self._spawn(self._insist(requests.hangup(call_id, "normal")))
+        if is_auxiliary(call_id):
+            if self.aux.is_stray(call_id):
+                self._sweep(call_id)
             return
         taker, rest = self._taker(app, args)
         if adopting and taker is not None and not taker.blocked:
@@ -990,21 +760,6 @@ class Hub:
             level = logging.WARNING if isinstance(error, VoxtractlError) else logging.ERROR
             log.log(level, "a step of a call failed: %s", error, exc_info=error)
 
-
-def _is_inside(channel: Mapping[str, Any]) -> bool:
-    """It is in a Stasis app, and not elsewhere in the dialplan."""
-    return bool((channel.get("dialplan") or {}).get("app_name") == "Stasis")
-
-
-def _place(channel: Mapping[str, Any], note: str) -> Place:
-    app, *args = channel["dialplan"].get("app_data", "").split(",")
-    moved_to, _, line = note.partition(" ")
-    # From another line of the dialplan it has come into an app anew, after it was moved.
-    return Place(channel, moved_to if line == line_of(channel) else app, args)
-
-
-MOVED: Final = "voxtractl-moved"  # first Stasis argument of a call that came from a dead worker
-PLACE: Final = "VOXTRA_APP"  # variable of a channel that was moved: the app it is in
 
 _READERS: Final = {
     "StasisStart": Hub._on_start,

@@ -28,7 +28,8 @@ from voxtractl.runtime.channel import Channel
 from voxtractl.runtime.sounds import Sounds
 
 if TYPE_CHECKING:
-    from voxtractl.runtime.hub import Hub, Taker
+    from voxtractl.runtime.hub import Hub
+    from voxtractl.runtime.taker import Taker
 
 __all__ = ["FAILURES", "FORMATS", "AudioStream", "Breaker", "Media", "open_leg"]
 
@@ -117,7 +118,7 @@ async def _audiosocket(hub: "Hub", call_id: str, app: str, rate: int, begun: Ser
             transport="tcp",
             data=str(leg_id),
         )
-        channel = await hub.open_aux(call_id, build)
+        channel = await hub.aux.open_channel(call_id, build)
         await leg.connected()
     except BaseException:
         await leg.close()
@@ -144,7 +145,7 @@ async def _websocket(hub: "Hub", call_id: str, app: str, rate: int, _: Server) -
         legs.append(await connect(hub.ari.url, connection, rate=rate))
 
     try:
-        channel = await hub.open_aux(call_id, build, begin)
+        channel = await hub.aux.open_channel(call_id, build, begin)
     except BaseException:
         for leg in legs:
             await leg.close()
@@ -248,7 +249,7 @@ class Media:
     async def listener(self, spy: str, op: str) -> str:
         """A channel of our own that listens in."""
         build = partial(requests.snoop, self._channel.id, app=self._app, spy=cast("Any", spy))
-        return await self._channel.open_aux(build, op)
+        return await self._channel.open_channel(build, op)
 
     def _unsnooped(self, leg: Leg, listener: str, bridge: str, why: str) -> None:
         """Its leg is closed: what it listened with goes too; what a call leaves, the hub removes."""

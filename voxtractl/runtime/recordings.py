@@ -113,7 +113,7 @@ class Recordings:
             channel.remove(snooped)
             raise
         if answer.status >= 300:
-            await channel.hub.remove_aux(snooped)
+            await channel.hub.aux.remove(snooped)
             await channel.unless_gone("record_start")
             raise MediaFailed(
                 f"Asterisk does not record {name}: {answer.message}",
@@ -141,7 +141,7 @@ class Recordings:
         finally:
             self._stopping.pop(name, None)
             if recording.channel is not None:
-                await channel.hub.remove_aux(recording.channel)
+                await channel.hub.aux.remove(recording.channel)
 
     # --- what it is told --------------------------------------------------------------------------------
 

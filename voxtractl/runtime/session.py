@@ -37,8 +37,9 @@ from voxtractl.runtime.wording import told
 
 if TYPE_CHECKING:
     from voxtractl.audio.leg import Leg
-    from voxtractl.runtime.hub import Hub, Taker
+    from voxtractl.runtime.hub import Hub
     from voxtractl.runtime.speech import Said, Transcript
+    from voxtractl.runtime.taker import Taker
 
 __all__ = ["CALL", "TENANT", "CallSession", "CallState", "Queued", "context_of", "line_of"]
 
@@ -437,7 +438,7 @@ class CallSession:
         request = requests.continue_in_dialplan(self.id, context, extension, priority)
         self._channel.check(op)
         self._channel.must_be_alone(op)
-        if not await self._hub.exists(self.id, context, extension, priority):
+        if not await self._hub.places.exists(self.id, context, extension, priority):
             await self._channel.unless_gone(op)
             place = f"{context},{extension},{priority}"
             raise CallError(f"the dialplan has no {place}", call=self.id, hint="dialplan show")
@@ -515,7 +516,7 @@ class CallSession:
             if not slug or not naming.SLUG.fullmatch(slug):
                 continue
             context = naming.queues_context(slug)
-            if _WORD.issuperset(queue) and await self._hub.exists(self.id, context, queue):
+            if _WORD.issuperset(queue) and await self._hub.places.exists(self.id, context, queue):
                 return context, queue
         await self._channel.unless_gone("transfer_to_queue")
         raise QueueUnknown(
@@ -561,7 +562,7 @@ class CallSession:
                 raise UsageFault(
                     "transfer to a number needs a context", hint='transfer("+265…", context="…")'
                 )
-            if not await self._hub.exists(self.id, where, to):
+            if not await self._hub.places.exists(self.id, where, to):
                 await self._channel.unless_gone("consult")
                 raise CallError(
                     f"{where} does not let this call dial {to}", call=self.id, hint="outbound.allow"
@@ -607,7 +608,7 @@ class CallSession:
                 await call._sounds.until_quiet(op, at_once=True)
                 if call._held:
                     await call.unhold()
-            bridge = await self._hub.open_bridge(self.id, [self.id, other.id])
+            bridge = await self._hub.aux.open_bridge(self.id, [self.id, other.id])
         except (AriError, CallEnded) as exc:
             await self._channel.unless_gone(op, exc)
             try:
@@ -636,7 +637,7 @@ class CallSession:
 
     async def _apart(self, bridge: str, other: "CallSession") -> None:
         """Both as they were before they were connected, each in the bridge of its own media if it has one."""
-        await self._hub.remove_aux(bridge)
+        await self._hub.aux.remove(bridge)
         for call in (self, other):
             if not call.is_gone:
                 call._doing = None

@@ -18,7 +18,9 @@ from typing import Any, Final
 from voxtractl import naming
 from voxtractl.ari import requests
 from voxtractl.errors import AriError
-from voxtractl.runtime.hub import AUX, MOVED, Hub, Place
+from voxtractl.runtime.auxiliary import is_auxiliary
+from voxtractl.runtime.hub import Hub
+from voxtractl.runtime.places import MOVED, Place
 
 __all__ = ["BEAT", "Sign", "Worker", "Workers", "alive", "heir_of", "inherited", "is_due"]
 
@@ -135,7 +137,7 @@ class Workers:
     async def _inherit(self, dead: int) -> None:
         """Begin to move its calls here."""
         theirs = {naming.worker_app(base, dead, self._count): ours for ours, base in self._apps.items()}
-        for place in await self._hub.places(await self._hub.ari.request(requests.channels())):
+        for place in await self._hub.places.of(await self._hub.ari.request(requests.channels())):
             call_id = place.channel["id"]
             if place.app in theirs and call_id not in self._moving:
                 self._moving.add(call_id)
@@ -147,10 +149,10 @@ class Workers:
         call_id = place.channel["id"]
         try:
             async with self._moves:
-                if call_id.startswith(AUX):  # what a call had of its own ends with who used it
-                    await self._hub.remove_aux(call_id)
+                if is_auxiliary(call_id):  # what a call had of its own ends with who used it
+                    await self._hub.aux.remove(call_id)
                     return
-                moved = await self._hub.move(place, to, [MOVED, *place.args])
+                moved = await self._hub.places.move(place, to, [MOVED, *place.args])
         finally:
             self._moving.discard(call_id)
         log.warning("call %s of worker %d %s", call_id, dead, "moved" if moved else "not moved")

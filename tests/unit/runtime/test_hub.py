@@ -11,10 +11,10 @@ from tests.unit.runtime.test_nodes import Asterisk, Taker, in_stasis, until
 from voxtractl.ari import requests
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriAuthFailed, CallEnded, MediaFailed
-from voxtractl.runtime import hub as hub_module
-from voxtractl.runtime import lifecycle, websockets
-from voxtractl.runtime.hub import MOVED, Hub
+from voxtractl.runtime import auxiliary, lifecycle, websockets
+from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.lifecycle import Direction, State
+from voxtractl.runtime.places import MOVED
 from voxtractl.runtime.session import CallSession
 
 HERE = in_stasis("call")["dialplan"]
@@ -163,8 +163,8 @@ async def test_a_call_out_that_is_made_after_the_channels_were_listed_is_not_los
 async def test_who_waits_for_a_channel_of_a_call_that_ends_is_told_at_once() -> None:
     """And not after the time that a channel gets to come, as if Asterisk had made none."""
     _, hub, _ = await served()
-    waits = asyncio.create_task(hub.open_aux("call", requests.channel))
-    await until(lambda: hub._aux)
+    waits = asyncio.create_task(hub.aux.open_channel("call", requests.channel))
+    await until(lambda: hub.aux._coming)
     await asyncio.sleep(0.01)
     hub.feed("call", lifecycle.Destroyed())
     with pytest.raises(CallEnded):
@@ -174,10 +174,10 @@ async def test_who_waits_for_a_channel_of_a_call_that_ends_is_told_at_once() -> 
 
 async def test_a_channel_that_does_not_come_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its StasisStart may be lost with the connection."""
-    monkeypatch.setattr(hub_module, "AUX_TIMEOUT", 0.05)
+    monkeypatch.setattr(auxiliary, "AUX_TIMEOUT", 0.05)
     _, hub, _ = await served()
     with pytest.raises(MediaFailed, match="did not come"):
-        await hub.open_aux("call", requests.channel)
+        await hub.aux.open_channel("call", requests.channel)
     await hub.stop()
 
 

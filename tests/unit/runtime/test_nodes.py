@@ -12,7 +12,8 @@ import pytest
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AppReplaced, AriAuthFailed, AriError, AriUnreachable
 from voxtractl.runtime import supervisor as supervisor_module
-from voxtractl.runtime.hub import MOVED, Hub
+from voxtractl.runtime.hub import Hub
+from voxtractl.runtime.places import MOVED
 from voxtractl.runtime.session import CallSession
 from voxtractl.runtime.supervisor import Supervisor
 from voxtractl.runtime.workers import Worker

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.runtime import workers as workers_module
-from voxtractl.runtime.hub import MOVED, Place
+from voxtractl.runtime.places import MOVED, Place
 from voxtractl.runtime.workers import (
     DEAD_AFTER,
     GONE_AFTER,

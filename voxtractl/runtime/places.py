@@ -1,0 +1,105 @@
+"""Where a call is, and where it goes that nobody here takes.
+
+    dialplan ──Stasis()──▶ an app of ours ──▶ the same app of another worker
+                                          └──▶ the tenant's fallback, else the shared one, else hung up
+
+Asterisk goes on to name the app that the dialplan sent a call to, so a call that is moved has a note (PLACE)
+of the app it is in, and of the line of the dialplan that it came from. Over another line it has come into an
+app anew, and the note is none of it.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from voxtractl import naming
+from voxtractl.ari import requests
+from voxtractl.ari.client import ARIClient
+from voxtractl.ari.requests import Answer, Request
+from voxtractl.runtime.session import line_of
+from voxtractl.runtime.sounds import tone_of
+
+__all__ = ["MOVED", "Place", "Places", "is_inside"]
+
+MOVED: Final = "voxtractl-moved"  # first Stasis argument of a call that came from a dead worker
+PLACE: Final = "VOXTRA_APP"  # variable of a channel that was moved: the app it is in
+
+
+class Place(NamedTuple):
+    """A channel that is in a Stasis app, and the arguments it came there with."""
+
+    channel: Mapping[str, Any]
+    app: str
+    args: list[str]
+
+    @property
+    def line(self) -> str:
+        """Where in the dialplan it came into the app."""
+        return line_of(self.channel)
+
+
+def is_inside(channel: Mapping[str, Any]) -> bool:
+    """It is in a Stasis app, and not elsewhere in the dialplan."""
+    return bool((channel.get("dialplan") or {}).get("app_name") == "Stasis")
+
+
+class Places:
+    """``ask`` gets Asterisk's answer, from whatever loop; ``insist`` gets that of a request that may be sent
+    twice, None when a resync will follow. The rest belongs to the loop of the hub."""
+
+    def __init__(
+        self,
+        ari: ARIClient,
+        *,
+        ask: Callable[[Request], Awaitable[Answer]],
+        insist: Callable[[Request], Awaitable[Answer | None]],
+    ) -> None:
+        self._ari, self._ask, self._insist = ari, ask, insist
+
+    async def of(self, channels: Iterable[Mapping[str, Any]]) -> list[Place]:
+        """Those of these channels that are in a Stasis app. Raises AriError."""
+        inside = [row for row in channels if is_inside(row)]
+        notes = await self._ari.ask_all([requests.get_variable(row["id"], PLACE) for row in inside])
+        return [
+            _place(row, str(note.body["value"]) if note.status == 200 else "")
+            for row, note in zip(inside, notes, strict=True)
+        ]
+
+    async def was_moved(self, place: Place) -> bool:
+        """Another worker has sent it here."""
+        note = await self._insist(requests.get_variable(place.channel["id"], PLACE))
+        told = note.body["value"] if note is not None and note.status == 200 else ""
+        return bool(told == f"{place.app} {place.line}")
+
+    async def move(self, place: Place, to: str, args: Sequence[str]) -> bool:
+        """Give it to another app of this Asterisk."""
+        call_id = place.channel["id"]
+        await self._insist(requests.stop_playback(tone_of(call_id)))
+        await self._insist(requests.set_variable(call_id, PLACE, f"{to} {place.line}"))
+        answer = await self._insist(requests.move(call_id, to, args))
+        if answer is not None and answer.status < 300:
+            return True
+        await self._insist(requests.set_variable(call_id, PLACE, f"{place.app} {place.line}"))
+        return False
+
+    async def to_fallback(self, call_id: str, slug: str | None) -> None:
+        """The dialplan's own fallback of this tenant, else an honest cause."""
+        for name in (slug, naming.SHARED):
+            if name is None:
+                continue
+            context = naming.fallback_context(name)
+            if await self.exists(call_id, context, "s"):
+                await self._insist(requests.continue_in_dialplan(call_id, context, "s", 1))
+                return
+        await self._insist(requests.hangup(call_id, "congestion"))
+
+    async def exists(self, call_id: str, context: str, extension: str, priority: int = 1) -> bool:
+        """True when the dialplan has it; asked over a channel that is up, from whatever loop."""
+        name = f"DIALPLAN_EXISTS({context},{extension},{priority})"
+        answer = await self._ask(requests.get_variable(call_id, name))
+        return answer.status == 200 and answer.body.get("value") == "1"
+
+
+def _place(channel: Mapping[str, Any], note: str) -> Place:
+    app, *args = channel["dialplan"].get("app_data", "").split(",")
+    moved_to, _, line = note.partition(" ")
+    return Place(channel, moved_to if line == line_of(channel) else app, args)
