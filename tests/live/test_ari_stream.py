@@ -219,7 +219,7 @@ async def test_a_cut_is_told_and_the_stream_comes_back(lab: Lab) -> None:
 
 async def test_one_that_is_not_to_come_back_ends_with_its_connection(lab: Lab) -> None:
     async with proxy(lab.http_port) as between, streaming(lab, url=between.url) as (stream, watch):
-        stream.reconnects = False
+        stream.parting = True
         between.cut()
         await watch.went_down()
         assert await asyncio.wait_for(stream.wait_failed(), 10) is None

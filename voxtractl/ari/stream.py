@@ -5,7 +5,8 @@
     every state ──close()──▶ CLOSED
 
 An app that another process takes is gone from the stream, which goes on for the others and does not take it
-back: two processes that did would take it from each other for ever.
+back: two processes that did would take it from each other for ever. One that is parting, because its apps go
+to another stream of ours, is there until it is closed: Asterisk's threads may have more for it (measured).
 
 Asterisk keeps no events while we are away (facts C4): after each ``on_up`` compare with ``GET /channels``.
 A request that was on its way when the connection was lost may have been carried out; it fails with
@@ -120,7 +121,7 @@ class EventStream:
         self.url = url.rstrip("/")
         self.apps = tuple(apps)
         self.state = State.NEW
-        self.reconnects = True  # when it is lost; else that is its end, as by close()
+        self.parting = False  # its apps go to another stream of ours: it reads on, and does not connect again
         self.failure: AriAuthFailed | AppReplaced | None = None  # why the stream ended for good
         self._target = _target(self.url, self.apps)
         self._user = user
@@ -279,7 +280,7 @@ class EventStream:
                     reason = "voxtractl itself failed, see the log"
                 self._reason = reason
                 if self.state is State.UP:
-                    self.state = State.DOWN if self.reconnects else State.CLOSED
+                    self.state = State.CLOSED if self.parting else State.DOWN
                     self._tell_down(reason)
                 if self.state is State.CLOSED:
                     self._ended.set()
@@ -415,13 +416,14 @@ class EventStream:
                 self._on_taken(app)
             except Exception:  # the caller's own code
                 log.exception("on_taken of the event stream of %s failed", self.url)
-        if not self.apps:
+        if self.apps:
+            self._target = _target(self.url, self.apps)
+        elif not self.parting:
             raise AppReplaced(
                 f"another process took the Stasis app {app!r}: its calls go there",
                 where=self.url,
                 hint="end one of the two, or give each an app of its own",
             )
-        self._target = _target(self.url, self.apps)
 
     def _lose(self) -> None:
         """What was on the way has no answer any more."""

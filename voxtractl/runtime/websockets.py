@@ -29,7 +29,10 @@ APPS_MAX: Final = 400  # of one websocket
 APPS_ONCE: Final = 127  # of one before MANY_APPS
 APPS_BYTES: Final = 3800  # of their names: Asterisk reads a request line of 4095 bytes (measured)
 STREAMS_MAX: Final = 8  # websockets of a node; each is a connection of Asterisk's sessionlimit
-MOVE_SECONDS: Final = 5.0  # for the old websockets of an app to tell their last; a millisecond was measured
+MOVE_SECONDS: Final = 5.0  # for Asterisk to part with the old websockets of apps; a millisecond was measured
+# Then they are read on for so long: a thread of Asterisk that was about to tell them of a call does so all
+# the same. Without, one call of 3,000 that came while apps were moved had no begin or no end here (measured).
+PART_SECONDS: Final = 1.0
 # Events nobody here reads; a call costs 15 events without this (facts C3).
 UNREAD: Final = [
     "ChannelCallerId",
@@ -156,37 +159,42 @@ class Websockets:
         if len(old) == 1 and apps:  # nothing would be won
             return
         for stream in old:
-            stream.reconnects = False  # it would take them back
+            stream.parting = True
         self._move = move = _Move(apps, self._on_event)
         try:
             if apps:
                 await self._begin(self._stream(apps, move.on_event))
                 await move.over()
         except AriError as exc:
-            if self._cut(old, move):
+            if await self._cut(old, move):
                 raise
             log.warning("%s keeps %d websockets: %s", self._ari.url, len(self.streams), exc)
             return
         finally:
             self._move = None
             move.end()
-        self.missed |= move.gone != set(apps)
+        if apps:
+            await asyncio.sleep(PART_SECONDS)
+        self.missed |= move.gone != set(apps) or not all(stream.connected for stream in old)
         for stream in old:
-            if stream in self.streams:  # it was cut, or has apps that nobody needs any more
+            if stream in self.streams:  # else all was ended meanwhile
                 self.streams.remove(stream)
                 self.registered -= set(stream.apps) - set(apps)
                 await stream.close()
-        await self.filter(apps)
+        if not self._closed:
+            await self.filter(apps)
 
-    def _cut(self, old: Sequence[EventStream], move: "_Move") -> bool:
+    async def _cut(self, old: Sequence[EventStream], move: "_Move") -> bool:
         """The new websocket did not come; whether apps have none at all now."""
-        cut = [stream for stream in old if stream in self.streams and not stream.connected]
+        cut = [stream for stream in old if stream in self.streams and not (stream.connected and stream.apps)]
         lost = move.gone.union(*(stream.apps for stream in cut))
         self.streams = [stream for stream in self.streams if stream not in cut]
         self.registered -= lost
         self.missed |= bool(lost)
         for stream in old:
-            stream.reconnects = True
+            stream.parting = False
+        for stream in cut:
+            await stream.close()
         return bool(lost)
 
     # --- one websocket ------------------------------------------------------------------------------------
@@ -241,7 +249,8 @@ class _Move:
     """Apps go from some websockets of ours to a new one, whose events wait until the old ones have told their
     last: no call may end before it began.
 
-    Asterisk ends the part of an old one with ApplicationReplaced, behind all that it was told before.
+    Asterisk ends the part of an old one with ApplicationReplaced, behind all that it was told before; what a
+    thread of it tells later than that is taken as it comes.
     """
 
     def __init__(self, apps: Sequence[str], on_event: Callable[[Event], None]) -> None:

@@ -609,6 +609,24 @@ async def test_an_app_that_our_own_older_handshake_took_is_taken_back_once(
         assert tries == 3
 
 
+async def test_one_that_is_parting_reads_on_when_its_apps_are_gone() -> None:
+    asked = asyncio.Event()
+
+    async def parts(socket: web.WebSocketResponse) -> None:
+        await asked.wait()
+        for event in ({"type": "ApplicationReplaced", "application": "app"}, {"type": "StasisEnd"}):
+            await socket.send_str(json.dumps(event))
+        await mute(socket)
+
+    taken: list[str] = []
+    async with serving(scripted(parts)) as url, streaming(url, on_taken=taken.append) as (stream, told):
+        stream.parting = True
+        asked.set()
+        assert (await told.events.get())["type"] == "StasisEnd"
+        assert taken == ["app"]
+        assert stream.connected
+
+
 async def test_handshakes_that_are_given_up_leave_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("voxtractl.ari.stream.HANDSHAKE", 0.05)
     opened = 0

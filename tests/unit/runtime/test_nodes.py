@@ -44,7 +44,7 @@ class Stream:
         self.asterisk, self.apps, self.more = asterisk, tuple(apps), more
         self.failure: AriError | AppReplaced | None = None
         self.is_open = False
-        self.reconnects = True
+        self.parting = False
 
     @property
     def connected(self) -> bool:

@@ -59,9 +59,9 @@ class Node:
         for app in stream.apps:
             stream.apps = tuple(one for one in stream.apps if one != app)
             stream.more["on_taken"](app)
-        stream.failure = AppReplaced("gone")
-        stream.is_open = False
-        stream.more["on_down"]("gone")
+        if not stream.parting:
+            stream.failure = AppReplaced("gone")
+            self.cuts(stream)
 
     def cuts(self, stream: Stream) -> None:
         stream.is_open = False
@@ -72,6 +72,7 @@ class Node:
 async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
     monkeypatch.setattr(websockets, "STREAMS_MAX", 2)
     monkeypatch.setattr(websockets, "MOVE_SECONDS", 60.0)
+    monkeypatch.setattr(websockets, "PART_SECONDS", 0.05)
     node = Node()
     await node.hub.start()
     await node.serve("first", "beta")
@@ -84,7 +85,7 @@ async def test_what_the_new_one_tells_waits_for_what_the_old_ones_tell_last(node
     await until(lambda: len(node.streams) == 4)
     first, beta, gamma, new = node.streams
     assert sorted(new.apps) == ["beta", "gamma"]
-    assert (first.reconnects, beta.reconnects) == (True, False)
+    assert (first.parting, beta.parting) == (False, True)
     new.more["on_event"](END)
     node.parts(gamma)
     beta.more["on_event"](START)
@@ -97,6 +98,21 @@ async def test_what_the_new_one_tells_waits_for_what_the_old_ones_tell_last(node
     assert not node.hub.taken
     node.parts(new)  # and now it is another process
     assert node.hub.taken == {"beta", "gamma"}
+
+
+async def test_what_an_old_one_tells_after_its_apps_have_gone_is_heard(node: Node) -> None:
+    """A thread of Asterisk had the old one in its hand before they went."""
+    serving = asyncio.create_task(node.serve("gamma"))
+    await until(lambda: len(node.streams) == 4)
+    _, beta, gamma, _ = node.streams
+    node.parts(gamma)
+    node.parts(beta)
+    await until(lambda: node.hub._web._move is None)
+    assert beta.is_open
+    beta.more["on_event"](START)
+    await serving
+    assert node.names == ["call_started"]
+    assert not beta.is_open
 
 
 @pytest.mark.parametrize("silent", [False, True])
@@ -157,7 +173,7 @@ async def test_a_move_that_cannot_begin_leaves_all_as_it_was(
     await node.serve("gamma")
     assert node.asterisk.apps == ["beta", "first", "gamma"]
     assert node.hub.connected
-    assert all(stream.reconnects for stream in node.streams)
+    assert not any(stream.parting for stream in node.streams)
 
 
 async def test_full_websockets_are_left_alone(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
