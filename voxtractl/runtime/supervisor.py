@@ -13,6 +13,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -134,7 +135,8 @@ class Supervisor:
             await ari.open()  # startup hooks may use it
             hub = self.hubs[name] = Hub(ari, journal=journal)
             if self.worker is not None and self.worker.count > 1:
-                several.append(workers := Workers(self.worker, hub, self._bases, self._go))
+                moves = partial(self._go, also_at_the_end=True)
+                several.append(workers := Workers(self.worker, hub, self._bases, moves))
                 hub.siblings, hub.elsewhere = True, workers.elsewhere
         for slug in self._only:
             if slug not in self._fleet.tenants:
@@ -160,6 +162,7 @@ class Supervisor:
             raise next(iter(self.faults.values()))
         # All of them before one app is registered: a call is answered only when the process stays.
         await asyncio.gather(*(self._go(_reach(hub)) for hub in self.hubs.values()))
+        await asyncio.gather(*(self._go(workers.begin()) for workers in several))
         await asyncio.gather(*(self._go(hub.start()) for hub in self.hubs.values()))
         self._go(self._every(BLOCKED_AFTER / 2, self._watch))
         self._go(self._every(LOOK_EVERY, self._look))
@@ -169,10 +172,10 @@ class Supervisor:
             self._go(self._serve_late(load))
         self.serves = True
 
-    def _go(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Do it beside everything else, until ``close``; not at all when the end has begun."""
+    def _go(self, work: Coroutine[Any, Any, None], *, also_at_the_end: bool = False) -> "asyncio.Task[None]":
+        """Do it beside everything else, until ``close``; most of it not at all when the end has begun."""
         self._tasks.add(task := asyncio.create_task(work))
-        if self._ends:
+        if self._ends and not also_at_the_end:
             task.cancel()
         task.add_done_callback(self._tasks.discard)
         return task

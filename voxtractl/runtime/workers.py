@@ -1,16 +1,17 @@
 """One of several runtime processes at a node: who of them lives, and who has the calls of one that does not.
 
     every BEAT: our sign of life ─▶ Asterisk ─▶ the signs of the others
-    a sign that stays the same for DEAD_AFTER ─▶ dead ─▶ its heir, the next number that lives, moves its calls
+    a sign that stays the same for DEAD_AFTER ─▶ dead ─▶ its heir moves its calls
 
-A dead worker has one heir, so nobody moves a call twice. A call that is moved comes as a StasisStart that
-says so; a channel that a call had of its own ends. Who lives, and who is whose heir, follows from the signs
-and the time alone.
+The heir is the next number that lives and takes calls; when all drain, one of those, which sends them to
+their fallback. A dead worker has one heir, so nobody moves a call twice. A call that is moved comes as a
+StasisStart that says so; what it had of its own ends. Who lives, and who is whose heir, follows from the
+signs and the time alone.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
@@ -21,8 +22,9 @@ from voxtractl.errors import AriError
 from voxtractl.runtime.auxiliary import is_auxiliary
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.places import MOVED, Place
+from voxtractl.runtime.sounds import tone_of
 
-__all__ = ["BEAT", "Sign", "Worker", "Workers", "alive", "heir_of", "inherited", "is_due"]
+__all__ = ["BEAT", "Sign", "Worker", "Workers", "alive", "heirs", "is_due"]
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ GONE_AFTER: Final = 60.0  # seconds without one until its calls are looked for l
 INHERIT_EVERY: Final = 10.0  # seconds between such looks
 MOVES: Final = 16  # calls at once; each may keep a connection for the length of a sound
 ALIVE: Final = "VOXTRA_WORKER_ALIVE"
+HEIR: Final = "VOXTRA_WORKER_HEIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +58,17 @@ class Sign:
         return self.text.endswith(" up")
 
 
-def alive(own: int, signs: Mapping[int, Sign], now: float) -> set[int]:
-    """The numbers that live: our own, and those with a sign that is new enough."""
-    return {own, *(other for other, sign in signs.items() if now - sign.since < DEAD_AFTER)}
+def alive(signs: Mapping[int, Sign], now: float) -> set[int]:
+    """The numbers that live: their sign is new enough."""
+    return {number for number, sign in signs.items() if now - sign.since < DEAD_AFTER}
 
 
-def heir_of(dead: int, living: Iterable[int]) -> int:
-    """The next number that lives; after the last one the first."""
-    return min(living, key=lambda number: (number < dead, number))
-
-
-def inherited(own: int, signs: Mapping[int, Sign], now: float) -> list[int]:
-    """The dead workers whose calls are ours."""
-    living = alive(own, signs, now)
-    return [dead for dead in sorted(signs.keys() - living) if heir_of(dead, living) == own]
+def heirs(signs: Mapping[int, Sign], now: float) -> dict[int, int]:
+    """The dead workers, and who has the calls of each; nobody when all are dead."""
+    living = alive(signs, now)
+    able = {number for number in living if signs[number].up} or living
+    dead = signs.keys() - living if living else ()
+    return {number: min(able, key=lambda other: (other < number, other)) for number in dead}
 
 
 def is_due(sign: Sign, looked: float | None, now: float) -> bool:
@@ -92,21 +92,25 @@ class Workers:
     ) -> None:
         self._own, self._count = worker.number, worker.count
         self._hub, self._apps, self._go = hub, apps, go
-        self._beaten = 0  # signs of life so far
-        self._signs: dict[int, Sign] = {}  # of the others
+        self._shown = 0  # signs of life so far
+        self._signs: dict[int, Sign] = {}  # of all, our own too
         self._looked: dict[int, float] = {}  # when the calls of a dead one were looked for
         self._moving: set[str] = set()  # calls of dead ones that are being moved here
         self._moves = asyncio.Semaphore(MOVES)
 
+    async def begin(self) -> None:
+        """Show the node that we come, before we adopt what is there: from now on nobody moves that. Raises
+        AriError."""
+        await self._show("starting")
+
     async def beat(self) -> None:
         """Show the node that we live, and take over the calls there of those whose heir we are."""
-        self._beaten += 1
         try:
-            await self._show()
-            await self._see()
+            await self._show("draining" if self._hub.draining else "up")
+            await self._see(*(number for number in range(1, self._count + 1) if number != self._own))
             now = monotonic()
-            for dead in inherited(self._own, self._signs, now):
-                if is_due(self._signs[dead], self._looked.get(dead), now):
+            for dead, heir in heirs(self._signs, now).items():
+                if heir == self._own and is_due(self._signs[dead], self._looked.get(dead), now):
                     self._looked[dead] = now
                     await self._inherit(dead)
         except AriError as exc:
@@ -114,19 +118,20 @@ class Workers:
 
     def elsewhere(self, app: str) -> list[str]:
         """The same app at the workers that live and take calls."""
-        living = alive(self._own, self._signs, monotonic())
+        living = alive(self._signs, monotonic()) - {self._own}
         return [
             naming.worker_app(self._apps[app], other, self._count)
-            for other, sign in self._signs.items()
-            if app in self._apps and other in living and sign.up
+            for other in sorted(living)
+            if app in self._apps and self._signs[other].up
         ]
 
-    async def _show(self) -> None:
-        text = f"{self._beaten} {'draining' if self._hub.draining else 'up'}"
+    async def _show(self, word: str) -> None:
+        self._shown += 1
+        text = f"{self._shown} {word}"
         await self._hub.ari.request(requests.set_global(f"{ALIVE}_{self._own}", text))
+        self._signs[self._own] = Sign(text, monotonic())
 
-    async def _see(self) -> None:
-        others = [number for number in range(1, self._count + 1) if number != self._own]
+    async def _see(self, *others: int) -> None:
         answers = await self._hub.ari.ask_all([requests.get_global(f"{ALIVE}_{other}") for other in others])
         now = monotonic()
         for other, answer in zip(others, answers, strict=True):
@@ -135,8 +140,12 @@ class Workers:
                 self._signs[other] = Sign(text, now)
 
     async def _inherit(self, dead: int) -> None:
-        """Begin to move its calls here."""
+        """Begin to move its calls here, each on its own: a moved call stays in its bridge (measured), and
+        would go on to hear who was there."""
         theirs = {naming.worker_app(base, dead, self._count): ours for ours, base in self._apps.items()}
+        for row in await self._hub.ari.request(requests.bridges()):
+            if is_auxiliary(row["id"]) and row["name"] in theirs:
+                await self._hub.ari.ask(requests.destroy_bridge(row["id"]))
         for place in await self._hub.places.of(await self._hub.ari.request(requests.channels())):
             call_id = place.channel["id"]
             if place.app in theirs and call_id not in self._moving:
@@ -145,14 +154,24 @@ class Workers:
 
     async def _move(self, place: Place, to: str, dead: int) -> None:
         """In a task of its own: it takes as long as the sound that the call hears, and who gives no sign of
-        life meanwhile is taken for dead too."""
+        life meanwhile is taken for dead too. What cannot be done now is done at another look."""
         call_id = place.channel["id"]
         try:
             async with self._moves:
                 if is_auxiliary(call_id):  # what a call had of its own ends with who used it
                     await self._hub.aux.remove(call_id)
-                    return
-                moved = await self._hub.places.move(place, to, [MOVED, *place.args])
+                elif await self._waits(call_id, dead):
+                    moved = await self._hub.places.move(place, to, [MOVED, *place.args])
+                    log.warning("call %s of worker %d %s", call_id, dead, "moved" if moved else "not moved")
+        except AriError as exc:
+            log.debug("call %s of worker %d is not moved yet: %s", call_id, dead, exc)
         finally:
             self._moving.discard(call_id)
-        log.warning("call %s of worker %d %s", call_id, dead, "moved" if moved else "not moved")
+
+    async def _waits(self, call_id: str, dead: int) -> bool:
+        """When its sounds have ended: whether the call waits for us still. Its worker may be back, and have
+        it: then it is not ours. Asterisk sets a variable of a channel after its sounds."""
+        await self._hub.ari.ask(requests.stop_playback(tone_of(call_id)))
+        await self._hub.ari.ask(requests.set_variable(call_id, HEIR, str(self._own)))
+        await self._see(dead)
+        return dead not in alive(self._signs, monotonic())

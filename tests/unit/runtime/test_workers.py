@@ -2,7 +2,7 @@
 tests/live/test_run.py."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,39 +21,34 @@ from voxtractl.runtime.workers import (
     Worker,
     Workers,
     alive,
-    heir_of,
-    inherited,
+    heirs,
     is_due,
 )
 
 NOW = 1000.0
-ages = st.floats(0, 2 * DEAD_AFTER)
+WORDS = st.sampled_from(["", "7 starting", "7 up", "7 draining"])
+SIGNS = st.dictionaries(
+    st.integers(1, 64), st.builds(Sign, WORDS, st.floats(NOW - 2 * DEAD_AFTER, NOW)), min_size=1
+)
 
 
-@given(st.dictionaries(st.integers(1, 64), ages, min_size=1))
-def test_each_dead_worker_has_one_heir_that_lives(signs: Mapping[int, float]) -> None:
-    """All see the same signs; one that gives none to others sees none of its own that is missing."""
-    seen = {number: Sign("1 up", NOW - age) for number, age in signs.items()}
-    living = {number for number, sign in seen.items() if NOW - sign.since < DEAD_AFTER}
-    told = [
-        dead
-        for own in living
-        for dead in inherited(own, {n: sign for n, sign in seen.items() if n != own}, NOW)
-    ]
-    assert sorted(told) == (sorted(seen.keys() - living) if living else [])
-
-
-@given(st.integers(1, 64), st.sets(st.integers(1, 64), min_size=1))
-def test_the_heir_is_the_next_number_that_lives(dead: int, living: set[int]) -> None:
-    heir = heir_of(dead, living)
-    assert heir in living
-    steps = [(number - dead) % 64 for number in living]  # 64 numbers in a ring
-    assert (heir - dead) % 64 == min(steps)
+@given(SIGNS)
+def test_each_dead_worker_has_one_heir_that_lives_and_takes_calls_if_any_does(
+    signs: Mapping[int, Sign],
+) -> None:
+    living, found = alive(signs, NOW), heirs(signs, NOW)
+    assert found.keys() == (signs.keys() - living if living else set())
+    takes_calls = {number for number in living if signs[number].up}
+    for dead, heir in found.items():
+        able = takes_calls or living
+        assert heir in able
+        assert (heir - dead) % 64 == min((number - dead) % 64 for number in able)  # the next in the ring
 
 
 def test_one_that_was_just_looked_for_lives() -> None:
     signs = {2: Sign("", NOW), 3: Sign("9 up", NOW - DEAD_AFTER)}
-    assert alive(1, signs, NOW) == {1, 2}
+    assert alive(signs, NOW) == {2}
+    assert heirs({3: Sign("9 up", NOW - DEAD_AFTER)}, NOW) == {}  # nobody is left
 
 
 @pytest.mark.parametrize(
@@ -71,34 +66,56 @@ def test_one_that_is_long_gone_is_looked_for_less_often(sign: Sign, looked: floa
 
 
 class Node:
-    """What a worker sees of one: the variables, the calls in apps, what was moved. Stands for hub and ARI."""
+    """What workers see of one: the variables, the calls in apps and bridges, what was moved."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
         self.calls: dict[str, Place] = {}
+        self.bridges: dict[str, str] = {}  # id → name
         self.moved: list[tuple[str, str, list[str]]] = []
         self.looks = 0
-        self.draining = False
-        self.ari = self
+        self.on_sound_over: Callable[[str], Awaitable[object]] | None = None  # it ends when this is over
+
+
+class View:
+    """A node as one of its workers sees it. Stands for its Hub, its ARIClient and its Places."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.ari, self.places, self.draining = node, self, self, False
         self.journal = SimpleNamespace(node="lab")
 
     async def request(self, request: Request) -> Any:
-        if request.path == "/channels":
-            self.looks += 1
-            return [place.channel for place in self.calls.values()]
-        query = dict(request.query)
-        self.values[query["variable"]] = query["value"]
-        return None
+        return (await self.ask(request)).body
+
+    async def ask(self, request: Request) -> Answer:
+        node, query = self.node, dict(request.query)
+        match request.method, request.path.split("/")[1:]:
+            case "GET", ["channels"]:
+                node.looks += 1
+                return Answer(200, [place.channel for place in node.calls.values()])
+            case "GET", ["bridges"]:
+                return Answer(200, [{"id": id, "name": name} for id, name in node.bridges.items()])
+            case "DELETE", ["bridges", id]:
+                del node.bridges[id]
+            case "GET", ["asterisk", "variable"]:
+                value = node.values.get(query["variable"])
+                return Answer(404) if value is None else Answer(200, {"value": value})
+            case "POST", ["asterisk", "variable"]:
+                node.values[query["variable"]] = query["value"]
+            case "POST", ["channels", id, "variable"] if node.on_sound_over is not None:
+                await node.on_sound_over(id)
+        return Answer(204)
 
     async def ask_all(self, wanted: Sequence[Request]) -> list[Answer]:
-        names = [dict(request.query)["variable"] for request in wanted]
-        return [Answer(200, {"value": self.values[n]}) if n in self.values else Answer(404) for n in names]
+        return [await self.ask(request) for request in wanted]
 
-    async def places(self, channels: Sequence[Mapping[str, Any]]) -> list[Place]:
-        return [self.calls[channel["id"]] for channel in channels]
+    async def of(self, channels: Sequence[Mapping[str, Any]]) -> list[Place]:
+        return [self.node.calls[channel["id"]] for channel in channels]
 
     async def move(self, place: Place, to: str, args: list[str]) -> bool:
-        self.moved.append((place.channel["id"], to, args))
+        call_id = place.channel["id"]
+        self.node.moved.append((call_id, to, args))
+        self.node.calls[call_id] = Place(place.channel, to, args)
         return True
 
 
@@ -116,46 +133,93 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def worker(node: Node, number: int, count: int) -> Workers:
-    apps = {f"voxtra-acme-{number}": "voxtra-acme"}
-    return Workers(Worker(number, count), node, apps, asyncio.ensure_future)  # type: ignore[arg-type]
+class One(Workers):
+    """A worker of several; it begins what it has to do at once."""
+
+    def __init__(self, node: Node, number: int, count: int) -> None:
+        self.view, self.tasks = View(node), set[asyncio.Task[None]]()
+        apps = {f"voxtra-acme-{number}": "voxtra-acme"}
+        go = lambda work: self.tasks.add(asyncio.create_task(work))
+        super().__init__(Worker(number, count), self.view, apps, go)  # type: ignore[arg-type]
+
+    async def beats(self) -> None:
+        await self.beat()
+        await asyncio.gather(*self.tasks)
+
+
+HERS = Place({"id": "hers"}, "voxtra-acme-1", ["+265999000001"])
 
 
 async def test_the_calls_of_a_dead_worker_go_to_its_heir_once(clock: Clock) -> None:
     node = Node()
-    one, two, three = (worker(node, number, 3) for number in (1, 2, 3))
+    one, two, three = (One(node, number, 3) for number in (1, 2, 3))
     node.calls = {
-        "hers": Place({"id": "hers"}, "voxtra-acme-1", ["+265999000001"]),
+        "hers": HERS,
         "ours": Place({"id": "ours"}, "voxtra-acme-2", []),
         "other": Place({"id": "other"}, "somebody-elses", []),
     }
-    await one.beat()
-    for _ in range(6):
+    await one.beats()
+    for _ in range(9):
         clock.now += 1
-        await two.beat()
-        await three.beat()
-    await asyncio.sleep(0)
+        await two.beats()
+        await three.beats()
     assert node.moved == [("hers", "voxtra-acme-2", [MOVED, "+265999000001"])]
     assert two.elsewhere("voxtra-acme-2") == ["voxtra-acme-3"]
 
 
-async def test_one_that_drains_lives_and_gets_no_calls_of_others(clock: Clock) -> None:
+async def test_the_heir_removes_the_bridges_of_the_dead_before_it_moves_their_calls(clock: Clock) -> None:
     node = Node()
-    one, two = worker(node, 1, 2), worker(node, 2, 2)
-    node.draining = True
+    node.bridges = {"vx-aux-1": "voxtra-acme-1", "vx-aux-2": "voxtra-acme-2", "meeting": "voxtra-acme-1"}
+    two = One(node, 2, 2)
+    for _ in range(6):
+        await two.beats()
+        clock.now += 1
+    assert set(node.bridges) == {"vx-aux-2", "meeting"}
+
+
+async def test_a_call_whose_worker_is_back_when_its_sound_ends_stays_where_it_is(clock: Clock) -> None:
+    node = Node()
+    node.calls = {"hers": HERS}
+    one, two = One(node, 1, 2), One(node, 2, 2)
+    await one.beats()
+    await two.beats()
+    clock.now += DEAD_AFTER
+    again = One(node, 1, 2)
+    node.on_sound_over = lambda call_id: again.begin()
+    await two.beats()
+    assert node.looks == 1
+    assert node.moved == []
+
+
+async def test_one_that_drains_leaves_the_calls_of_the_dead_to_one_that_takes_calls(clock: Clock) -> None:
+    node = Node()
+    node.calls = {"hers": HERS}
+    two, three = One(node, 2, 3), One(node, 3, 3)
+    two.view.draining = True
     for _ in range(9):
         clock.now += 1
-        await one.beat()
-        await two.beat()
-    assert node.looks == 0
-    assert two.elsewhere("voxtra-acme-2") == []
+        await two.beats()
+        await three.beats()
+    assert node.moved == [("hers", "voxtra-acme-3", [MOVED, "+265999000001"])]
+    assert three.elsewhere("voxtra-acme-3") == []
+
+
+async def test_when_all_drain_one_of_them_sees_to_the_calls_of_the_dead(clock: Clock) -> None:
+    node = Node()
+    node.calls = {"hers": HERS}
+    two = One(node, 2, 2)
+    two.view.draining = True
+    for _ in range(6):
+        await two.beats()
+        clock.now += 1
+    assert node.moved == [("hers", "voxtra-acme-2", [MOVED, "+265999000001"])]
 
 
 async def test_a_worker_that_was_never_there_is_not_looked_for_all_the_time(clock: Clock) -> None:
     """Each look asks for the place of every call of the node."""
     node = Node()
-    one = worker(node, 1, 2)
+    one = One(node, 1, 2)
     for _ in range(25):
-        await one.beat()
+        await one.beats()
         clock.now += 1
     assert node.looks == 2
