@@ -1,6 +1,7 @@
 """Settings of one invocation, and secrets; every value knows where it came from.
 
-A setting is taken from the command line, else from ``VOXTRACTL_*``, else from its default, and says which.
+A setting is taken from the command line, else from ``VOXTRACTL_*`` (an empty one is none), else from its
+default, and says which.
 pydantic-settings validates the environment, and is imported only when a ``VOXTRACTL_*`` variable is set:
 it costs 0.2 s, more than a whole ``tenant list``. A secret is named in the document (file, environment
 variable or command) and read only when it is used; its value prints as stars.
@@ -171,7 +172,7 @@ def _from_environment() -> dict[str, Any]:
     class Environment(BaseSettings):
         """The same names as Settings; only those that are set are taken over."""
 
-        model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+        model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore")
 
         config: Path = Path("tenants.toml")
         node: Annotated[tuple[str, ...], NoDecode] = ()

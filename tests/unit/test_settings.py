@@ -38,6 +38,13 @@ def test_nodes_of_the_environment_are_words(monkeypatch: pytest.MonkeyPatch) -> 
     assert Settings.load({}).node == ("pbx1", "pbx2", "pbx3")
 
 
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONFIG", "NODE", "OUTPUT", "YES", "NO_COLOR", "VERBOSE", "TEMPLATES", "TIMEOUT"):
+        monkeypatch.setenv(f"VOXTRACTL_{name}", "")
+    assert Settings.load({}) == Settings(sources=Settings.load({}).sources)
+    assert set(Settings.load({}).sources.values()) == {"default"}
+
+
 @pytest.mark.parametrize(("name", "value"), [("OUTPUT", "xml"), ("TIMEOUT", "soon"), ("YES", "perhaps")])
 def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"VOXTRACTL_{name}", value)

@@ -4,6 +4,7 @@ Each command is a table of contents: settings → TenantProvisioner → one call
 only what a person sees and is asked.
 """
 
+import re
 import sys
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from itertools import chain, islice
@@ -131,6 +132,8 @@ def push(
     from voxtractl.deploy.rollout import Rollout
     from voxtractl.provision import Allowed
 
+    if reviewed is not None and not re.fullmatch("sha256:[0-9a-f]{64}", reviewed):
+        raise UsageFault("--plan: not a digest", hint="voxtractl dialplan plan ends with it: sha256:…, whole")
     allowed = Allowed(
         deletes=allow_deletes, move=allow_move, overwrite_drift=overwrite_drift, reviewed=reviewed
     )

@@ -178,6 +178,15 @@ def test_what_no_node_would_take_is_refused_before_anybody_is_asked(
     assert "there is no terminal to confirm on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("digest", ["", "null", "sha256:2a4b0cae1931680c", "plan.json"])
+def test_what_is_no_digest_of_a_plan_is_typed_wrongly(
+    digest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes(pbx1="memory:pbx1")
+    assert run(["dialplan", "push", "--plan", digest]) == 2
+    assert "--plan" in capsys.readouterr().err
+
+
 # --- rollback ---------------------------------------------------------------------------------------------
 
 
