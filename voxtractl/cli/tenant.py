@@ -52,7 +52,9 @@ def add(
     extension: list[str] = typer.Option(
         None, "--extension", help="An internal number; repeatable.", show_default=False
     ),
-    handler: str = typer.Option(None, "--handler", help="handlers/acme.py:app", show_default=False),
+    handler: str = typer.Option(
+        None, "--handler", metavar="FILE:NAME", help="Its program: handlers/acme.py:app", show_default=False
+    ),
     stasis: str = typer.Option(None, "--app", help="Stasis app, if not the usual one.", show_default=False),
     max_channels: int = typer.Option(None, "--max-channels", help="Calls at once.", show_default=False),
     max_media_legs: int = typer.Option(
@@ -66,7 +68,9 @@ def add(
         show_default=False,
     ),
     trunk_host: str = typer.Option(None, "--trunk-host", help="The carrier's host.", show_default=False),
-    trunk_username: str = typer.Option(None, "--trunk-username", show_default=False),
+    trunk_username: str = typer.Option(
+        None, "--trunk-username", help="User name at the carrier.", show_default=False
+    ),
     trunk_password_file: str = typer.Option(
         None, "--trunk-password-file", help="File that holds the password.", show_default=False
     ),
