@@ -75,7 +75,8 @@ def give_up(stream: TextIO) -> None:
 
 def is_painted(stream: TextIO) -> bool:
     """Whether a person looks at this stream and wants colours there, and lines that move."""
-    return stream.isatty() and not settings().no_color and "NO_COLOR" not in os.environ
+    plain = settings().no_color or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    return stream.isatty() and not plain
 
 
 def width(default: int = 80) -> int:

@@ -460,7 +460,8 @@ def test_colours_are_for_terminals(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "environment"), [(["--no-color"], {}), ([], {"NO_COLOR": "1"}), ([], {"NO_COLOR": ""})]
+    ("words", "environment"),
+    [(["--no-color"], {}), ([], {"NO_COLOR": "1"}), ([], {"NO_COLOR": ""}), ([], {"TERM": "dumb"})],
 )
 def test_colours_can_be_refused(words: list[str], environment: dict[str, str], folder: Path) -> None:
     terminal = Terminal(["tenant", "list", *words], **environment)
