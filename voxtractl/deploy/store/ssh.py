@@ -98,7 +98,7 @@ def _identity(node: Node) -> Path:
 def _refused_login(node: Node, place: Place, why: str) -> NodeAuthFailed:
     user = place.user or "the current user"
     return NodeAuthFailed(
-        f"{node.name} refuses the login of {user} over SSH at {place.host}:{place.port}: {why}",
+        f"{user} cannot log in to {node.name} over SSH ({place.host}:{place.port}): {why}",
         node=node.name,
         hint=(
             f"put the public key into ~{place.user or ''}/.ssh/authorized_keys on {node.name},"

@@ -172,7 +172,7 @@ async def test_a_relative_key_file_is_seen_from_the_document(known: Node, tmp_pa
 
 
 async def test_a_user_the_server_does_not_let_in_is_a_failed_login(known: Node) -> None:
-    with pytest.raises(NodeAuthFailed, match="the login of nobody-at-all"):
+    with pytest.raises(NodeAuthFailed, match="nobody-at-all cannot log in to"):
         await opens(replace(known, store=re.sub(r"//[^@]+@", "//nobody-at-all@", known.store)))
 
 
