@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from voxtractl import files, naming
 from voxtractl.errors import LintFailed, NodeError, SettingsError, StalePlan, UsageFault
 from voxtractl.model import document
-from voxtractl.model.fleet import Fleet
+from voxtractl.model.fleet import Fleet, must_know
 from voxtractl.model.node import Node
 from voxtractl.settings import Secret
 
@@ -105,11 +105,7 @@ class TenantProvisioner:
     def nodes(self) -> tuple[str, ...]:
         """The nodes to work on, in the order of the document. Raises UsageFault for an unknown name."""
         for name in self._only:
-            if name not in self.fleet.nodes:
-                raise UsageFault(
-                    f"there is no node {name!r} in {self.config}",
-                    hint=f"nodes are: {', '.join(self.fleet.nodes) or 'none yet; add [nodes.NAME]'}",
-                )
+            must_know("node", name, self.fleet.nodes, self.config)
         if not self.fleet.nodes:
             raise UsageFault(f"{self.config} has no nodes", hint="add a [nodes.NAME] with ari and store")
         return tuple(name for name in self.fleet.nodes if not self._only or name in self._only)
@@ -390,8 +386,7 @@ class TenantProvisioner:
 
     def deprovision(self, slug: str) -> None:
         """Take a tenant out of this provisioner's fleet (not out of the document). Raises UsageFault."""
-        if slug not in self.fleet.tenants:
-            raise UsageFault(f"there is no tenant {slug!r}", hint="voxtractl tenant list")
+        must_know("tenant", slug, self.fleet.tenants, self.config)
         self._become({name: tenant for name, tenant in self.fleet.tenants.items() if name != slug})
 
     def _become(self, tenants: "Mapping[str, Tenant]") -> None:

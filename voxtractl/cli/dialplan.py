@@ -310,16 +310,10 @@ def _conclude_look(
 
 
 def _known(tenants: Iterable[str], there: Iterable[str], where: str) -> None:
-    names = set(there)
-    for slug in tenants:
-        if slug not in names:
-            from voxtractl.model.forms import close, shown
+    from voxtractl.model.fleet import must_know
 
-            near = close(slug, names)
-            raise UsageFault(
-                f"there is no tenant {shown(slug)} in {where}",
-                hint=f"did you mean {near}?" if near else "voxtractl tenant list",
-            )
+    for slug in tenants:
+        must_know("tenant", slug, there, where)
 
 
 def _write(out: Path, node: str, files: dict[str, bytes]) -> None:

@@ -16,7 +16,7 @@ from voxtractl.cli import complete, context, show
 from voxtractl.errors import DocumentError, FleetError, Reason, UsageFault
 from voxtractl.files import Source
 from voxtractl.model import document
-from voxtractl.model.fleet import Fleet
+from voxtractl.model.fleet import Fleet, must_know
 from voxtractl.model.keys import Key
 from voxtractl.model.tenant import Tenant
 
@@ -170,7 +170,9 @@ def list_() -> None:
     """List the tenants; with --node, those of these nodes."""
     settings = context.settings()
     fleet = _fleet(settings.config)
-    tenants = [t for _, t in sorted(fleet.tenants.items()) if _is_on(t, fleet, settings.node)]
+    for node in settings.node:
+        must_know("node", node, fleet.nodes, settings.config)
+    tenants = [t for _, t in sorted(fleet.tenants.items()) if _is_on(t, settings.node)]
     show.emit(
         {"tenants": [_row(tenant, fleet) for tenant in tenants]},
         lambda: _listing(tenants),
@@ -398,21 +400,11 @@ def _fleet(config: Path) -> Fleet:
 
 
 def _tenant(fleet: Fleet, slug: str, config: Path) -> Tenant:
-    if slug in fleet.tenants:
-        return fleet.tenants[slug]
-    from voxtractl.model.forms import close, shown
-
-    near = close(slug, fleet.tenants)
-    raise UsageFault(
-        f"there is no tenant {shown(slug)} in {config}",
-        hint=f"did you mean {near}?" if near else "voxtractl tenant list",
-    )
+    must_know("tenant", slug, fleet.tenants, config)
+    return fleet.tenants[slug]
 
 
-def _is_on(tenant: Tenant, fleet: Fleet, nodes: Sequence[str]) -> bool:
-    for node in nodes:
-        if node not in fleet.nodes:
-            raise UsageFault(f"there is no node {node}", hint=f"nodes: {', '.join(fleet.nodes) or 'none'}")
+def _is_on(tenant: Tenant, nodes: Sequence[str]) -> bool:
     return not nodes or not tenant.nodes or not set(nodes).isdisjoint(tenant.nodes)
 
 

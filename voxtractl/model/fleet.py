@@ -5,13 +5,14 @@ Nothing here reads a file.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from voxtractl import naming
-from voxtractl.model.forms import Fault, close
+from voxtractl.errors import UsageFault
+from voxtractl.model.forms import Fault, close, shown
 from voxtractl.model.keys import Key
 from voxtractl.model.node import Node
 from voxtractl.model.tenant import Tenant
@@ -54,6 +55,17 @@ class Fleet:
     def owners(self) -> Mapping[str, str]:
         """DID → slug of its owner."""
         return {did: tenant.slug for tenant in self.tenants.values() for did in tenant.dids}
+
+
+def must_know(kind: Literal["tenant", "node"], name: str, there: Iterable[str], where: object) -> None:
+    """Raises UsageFault when it is not ``there``, with the name that was probably meant."""
+    there = list(there)
+    if name not in there:
+        near = close(name, there)
+        raise UsageFault(
+            f"there is no {kind} {shown(name)} in {where}",
+            hint=f"did you mean {near}?" if near else f"voxtractl {kind} list",
+        )
 
 
 def check(fleet: Fleet, *, complete: bool = True) -> list[Fault]:

@@ -449,7 +449,9 @@ class VoxtraApp:
             raise
         except BaseException as exc:  # a user's code; told with its traceback, then the call ends
             hint = exc.hint if isinstance(exc, VoxtractlError) else None
-            log.exception("the handler of %s failed%s", call.called_number, f"; {hint}" if hint else "")
+            log.exception(
+                "the handler of %s failed%s", call.called_number, f" (hint: {hint})" if hint else ""
+            )
             call.fail(exc)
             return
         call.finish()

@@ -128,7 +128,7 @@ class Code:
                     f"the handler file of {self.tenant} does not exist",
                     tenant=self.tenant,
                     where=str(self.file),
-                    hint="check handler =",
+                    hint=f"is it there, by that name? voxtractl tenant show {self.tenant}",
                 )
             self._begin()
             stem = self.file.stem if self.file.stem.isidentifier() else "handler"

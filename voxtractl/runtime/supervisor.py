@@ -31,7 +31,7 @@ from voxtractl.errors import (
     VoxtractlError,
 )
 from voxtractl.model import document
-from voxtractl.model.fleet import Fleet
+from voxtractl.model.fleet import Fleet, must_know
 from voxtractl.model.node import Node
 from voxtractl.model.tenant import Tenant
 from voxtractl.runtime.app import VoxtraApp
@@ -124,8 +124,7 @@ class Supervisor:
         self._fleet = self._read()
         several: list[Workers] = []  # this one among others, at each node
         for name in self._nodes or self._fleet.nodes:
-            if name not in self._fleet.nodes:
-                raise UsageFault(f"there is no node {name!r} in {self.config}", hint="voxtractl node list")
+            must_know("node", name, self._fleet.nodes, self.config)
             node = self._fleet.nodes[name]
             self._connected[name] = _way(node)
             password = self._password(node)
@@ -139,10 +138,7 @@ class Supervisor:
                 several.append(workers := Workers(self.worker, hub, self._bases, moves))
                 hub.siblings, hub.elsewhere = True, workers.elsewhere
         for slug in self._only:
-            if slug not in self._fleet.tenants:
-                raise UsageFault(
-                    f"there is no tenant {slug!r} in {self.config}", hint="voxtractl tenant list"
-                )
+            must_know("tenant", slug, self._fleet.tenants, self.config)
         if self.worker is not None and self.worker.count != self._fleet.defaults.workers:
             raise UsageFault(
                 f"--worker {self.worker.number}/{self.worker.count}, but the document has"

@@ -162,7 +162,7 @@ def test_adding_what_exists_names_its_place(config: Path, capsys: pytest.Capture
         ("show gamma", 2, 'there is no tenant "gamma"'),
         ("remove gamma --yes", 2, 'there is no tenant "gamma"'),
         ("remove acme", 2, "there is no terminal to confirm on"),
-        ("list --node pbx9", 2, "there is no node pbx9"),
+        ("list --node pbx9", 2, 'there is no node "pbx9"'),
     ],
 )
 def test_a_refused_command_says_why_and_leaves_every_byte(
