@@ -1217,6 +1217,111 @@ async def test_a_worker_that_takes_calls_which_hear_a_tone_goes_on_to_give_signs
         pbx.ari("DELETE", f"recordings/stored/{row['name']}")
 
 
+async def a_call_at(run: Running, *others: Running) -> None:
+    """Call until this worker has a call: the dialplan shares them out by chance."""
+
+    def answered() -> int:
+        return sum(len(one.of("call_answered")) for one in (run, *others))
+
+    while not run.of("call_answered"):
+        before = answered()
+        run.pbx.call(ACME)
+        await until(lambda before=before: answered() > before)  # type: ignore[misc]
+
+
+PAIRS = """\
+from voxtractl import VoxtraApp
+
+app = VoxtraApp()
+waiting = []
+
+@app.default()
+async def handler(call):
+    await call.answer()
+    if waiting:
+        await call.bridge_with(waiting.pop())
+    waiting.append(call)
+    await call.wait_ended()
+"""
+
+
+async def test_calls_that_a_dead_worker_had_connected_are_each_on_its_own(pbx: Pbx) -> None:
+    """Asterisk leaves a moved call in its bridge, and the bridge when it is empty."""
+    write(pbx, "[defaults]\nworkers = 2\n" + document(acme="acme.py:app"), acme=PAIRS + ADOPTS)
+    await pushed(pbx)
+    async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
+        fars = []
+        while not any(bridge["name"] == "voxtra-acme-1" for bridge in pbx.bridges()):
+            fars.append(pbx.call(ACME))
+            await until(lambda: len(one.of("call_answered")) + len(two.of("call_answered")) == len(fars))
+            await asyncio.sleep(0.5)
+        one.process.kill()
+        await until(lambda: len(two.of("call_adopted")) == len(one.of("call_started")), most=30)
+        assert {bridge["name"] for bridge in pbx.bridges()} <= {"voxtra-acme-2"}
+        assert all(far.up for far in fars)
+        await two.forced()
+        assert pbx.bridges() == []
+
+
+async def test_a_call_whose_worker_is_back_before_its_sound_ends_is_not_moved(pbx: Pbx) -> None:
+    """It is adopted there; who waits for the end of its sound to move it must see that."""
+    long = WAITS.replace("listen_dtmf(timeout=60)", "play(*['sound:hello-world'] * 15)")
+    quiet = "    await call.play('sound:hello-world')\n    print('quiet')\n    await call.listen"
+    adopts = ADOPTS.replace("    await call.listen", quiet)
+    write(pbx, "[defaults]\nworkers = 2\n" + document(acme="acme.py:app"), acme=long + adopts)
+    await pushed(pbx)
+    async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
+        await asyncio.sleep(3)  # signs of life go out every second
+        await a_call_at(one, two)
+        one.process.kill()
+        await asyncio.sleep(7)  # longer than it takes to be taken for dead
+        async with running(pbx, "--worker", "1/2", number=3) as three:
+            theirs = len(one.of("call_started"))
+            assert len(three.of("call_adopted")) == theirs
+            await until(lambda: three.log.count("quiet") == theirs, most=30)
+            await asyncio.sleep(2)
+            assert two.of("call_adopted") == three.of("call_ended") == []
+            await two.forced()
+            await three.forced()
+
+
+async def test_the_calls_of_a_dead_worker_do_not_wait_for_one_that_drains(pbx: Pbx) -> None:
+    write(pbx, "[defaults]\nworkers = 3\n" + document(acme="acme.py:app"), acme=WAITS + ADOPTS)
+    await pushed(pbx)
+    async with (
+        running(pbx, "--worker", "1/3") as one,
+        running(pbx, "--worker", "2/3", number=2) as two,
+        running(pbx, "--worker", "3/3", number=3) as three,
+    ):
+        await a_call_at(one, two, three)
+        await a_call_at(two, one, three)
+        one.process.kill()
+        two.process.terminate()
+        await two.says("draining")
+        await until(lambda: len(three.of("call_adopted")) == len(one.of("call_started")), most=25)
+        assert two.process.poll() is None
+        two.process.terminate()
+        await two.ends()
+        await three.forced()
+
+
+async def test_when_all_workers_drain_the_calls_of_a_dead_one_take_the_fallback(pbx: Pbx) -> None:
+    write(pbx, "[defaults]\nworkers = 2\n" + document(acme="acme.py:app"), acme=WAITS + ADOPTS)
+    await pushed(pbx)
+    async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
+        await a_call_at(one, two)
+        await a_call_at(two, one)
+        theirs = {event["call_id"] for event in one.of("call_started")}
+        one.process.kill()
+        two.process.terminate()
+        await two.says("draining")
+        await until(lambda: not theirs & {row["id"] for row in pbx.channels()}, most=25)  # it hangs up
+        assert two.process.poll() is None
+        assert two.of("call_ended") == []
+        two.process.terminate()
+        await two.ends()
+
+
 async def test_a_worker_that_cannot_reach_one_node_keeps_its_calls_at_another(pbx: Pbx) -> None:
     adopts = "\n@app.on_adopt\nasync def adopted(call):\n    await call.listen_dtmf(timeout=60)\n"
     write(
@@ -1251,14 +1356,6 @@ async def test_a_worker_that_cannot_reach_one_node_keeps_its_calls_at_another(pb
             assert not two.of("call_adopted")
             assert not one.of("call_ended")
             way.thaw()
-
-
-async def a_call_at(two: Running, one: Running) -> None:
-    """Call until the second worker has a call: the dialplan shares them out by chance."""
-    calls: list[object] = []
-    while not two.of("call_answered"):
-        calls.append(two.pbx.call(ACME))
-        await until(lambda: len(one.of("call_answered")) + len(two.of("call_answered")) == len(calls))
 
 
 async def test_a_worker_that_was_only_away_leaves_its_moved_calls_alone(pbx: Pbx) -> None:
