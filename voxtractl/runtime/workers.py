@@ -11,13 +11,14 @@ signs and the time alone.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
 from voxtractl import naming
 from voxtractl.ari import requests
+from voxtractl.ari.requests import Request
 from voxtractl.errors import AriError
 from voxtractl.runtime.auxiliary import is_auxiliary
 from voxtractl.runtime.hub import Hub
@@ -32,6 +33,7 @@ BEAT: Final = 1.0  # seconds between a worker's signs of life
 DEAD_AFTER: Final = 5.0  # seconds without one until its calls are moved
 GONE_AFTER: Final = 60.0  # seconds without one until its calls are looked for less often
 INHERIT_EVERY: Final = 10.0  # seconds between such looks
+TIDY: Final = 2.0  # seconds for what the calls of a dead worker had of their own
 MOVES: Final = 16  # calls at once; each may keep a connection for the length of a sound
 ALIVE: Final = "VOXTRA_WORKER_ALIVE"
 HEIR: Final = "VOXTRA_WORKER_HEIR"
@@ -95,6 +97,8 @@ class Workers:
         self._shown = 0  # signs of life so far
         self._signs: dict[int, Sign] = {}  # of all, our own too
         self._looked: dict[int, float] = {}  # when the calls of a dead one were looked for
+        self._inheriting: set[int] = set()  # dead ones whose calls are being looked for
+        self._stuck: dict[int, Sign] = {}  # dead ones whose own channels do not end, and their last signs
         self._moving: set[str] = set()  # calls of dead ones that are being moved here
         self._moves = asyncio.Semaphore(MOVES)
 
@@ -112,7 +116,9 @@ class Workers:
             for dead, heir in heirs(self._signs, now).items():
                 if heir == self._own and is_due(self._signs[dead], self._looked.get(dead), now):
                     self._looked[dead] = now
-                    await self._inherit(dead)
+                    if dead not in self._inheriting:
+                        self._inheriting.add(dead)
+                        self._go(self._inherit(dead))
         except AriError as exc:
             log.debug("no sign of life at %s: %s", self._hub.journal.node, exc)
 
@@ -140,27 +146,53 @@ class Workers:
                 self._signs[other] = Sign(text, now)
 
     async def _inherit(self, dead: int) -> None:
-        """Begin to move its calls here, each on its own: a moved call stays in its bridge (measured), and
-        would go on to hear who was there."""
+        """Begin to move its calls here. In a task of its own, as each move: who waits for something and gives
+        no sign of life meanwhile is taken for dead too."""
         theirs = {naming.worker_app(base, dead, self._count): ours for ours, base in self._apps.items()}
-        for row in await self._hub.ari.request(requests.bridges()):
-            if is_auxiliary(row["id"]) and row["name"] in theirs:
-                await self._hub.ari.ask(requests.destroy_bridge(row["id"]))
-        for place in await self._hub.places.of(await self._hub.ari.request(requests.channels())):
-            call_id = place.channel["id"]
-            if place.app in theirs and call_id not in self._moving:
-                self._moving.add(call_id)
-                self._go(self._move(place, theirs[place.app], dead))
+        try:
+            channels = await self._hub.ari.request(requests.channels())
+            if self._stuck.get(dead) != self._signs[dead]:
+                await self._tidy(dead, channels, set(theirs))
+            # Not the channels that calls had of their own: the lock of one may be held.
+            for place in await self._hub.places.of(row for row in channels if not is_auxiliary(row["id"])):
+                call_id = place.channel["id"]
+                if place.app in theirs and call_id not in self._moving:
+                    self._moving.add(call_id)
+                    self._go(self._move(place, theirs[place.app], dead))
+        except AriError as exc:
+            log.debug("the calls of worker %d are not looked for yet: %s", dead, exc)
+        finally:
+            self._inheriting.discard(dead)
+
+    async def _tidy(self, dead: int, channels: Iterable[Mapping[str, Any]], theirs: set[str]) -> None:
+        """End what its calls had of their own. Bridges too: a call that is moved stays in its bridge
+        (measured), and would go on to hear who was there.
+
+        Over HTTP, and once only when it takes long: of a worker that stands still Asterisk may wait for
+        sound, with a lock that every request about that channel, or its bridge, waits for (measured).
+        """
+        own = [row["id"] for row in channels if is_auxiliary(row["id"]) and _app_of(row) in theirs]
+        try:
+            async with asyncio.timeout(TIDY):
+                await self._ask_each(requests.hangup(aux, "normal") for aux in own)
+                rows = await self._hub.ari.request(requests.bridges())
+                bridges = [row for row in rows if is_auxiliary(row["id"]) and row["name"] in theirs]
+                left = [row for row in bridges if not any(is_auxiliary(one) for one in row["channels"])]
+                await self._ask_each(requests.destroy_bridge(row["id"]) for row in left)
+        except TimeoutError:
+            self._stuck[dead] = self._signs[dead]
+            log.warning("what calls of worker %d had of their own does not end, and is left to it", dead)
+
+    async def _ask_each(self, wanted: Iterable[Request]) -> None:
+        await self._hub.ari.ask_all([request._replace(slow=True) for request in wanted])
 
     async def _move(self, place: Place, to: str, dead: int) -> None:
-        """In a task of its own: it takes as long as the sound that the call hears, and who gives no sign of
-        life meanwhile is taken for dead too. What cannot be done now is done at another look."""
+        """It takes as long as the sound that the call hears. What cannot be done now is done at another
+        look."""
         call_id = place.channel["id"]
         try:
             async with self._moves:
-                if is_auxiliary(call_id):  # what a call had of its own ends with who used it
-                    await self._hub.aux.remove(call_id)
-                elif await self._waits(call_id, dead):
+                if await self._waits(call_id, dead):
                     moved = await self._hub.places.move(place, to, [MOVED, *place.args])
                     log.warning("call %s of worker %d %s", call_id, dead, "moved" if moved else "not moved")
         except AriError as exc:
@@ -175,3 +207,8 @@ class Workers:
         await self._hub.ari.ask(requests.set_variable(call_id, HEIR, str(self._own)))
         await self._see(dead)
         return dead not in alive(self._signs, monotonic())
+
+
+def _app_of(channel: Mapping[str, Any]) -> str:
+    """The Stasis app it came to."""
+    return str((channel.get("dialplan") or {}).get("app_data", "")).partition(",")[0]

@@ -2,7 +2,7 @@
 tests/live/test_run.py."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,8 +72,10 @@ class Node:
         self.values: dict[str, str] = {}
         self.calls: dict[str, Place] = {}
         self.bridges: dict[str, str] = {}  # id → name
+        self.own: dict[str, str] = {}  # channels that calls have of their own → app
+        self.locked = False  # nobody gets an answer about those
         self.moved: list[tuple[str, str, list[str]]] = []
-        self.looks = 0
+        self.looks = self.asked_in_vain = 0
         self.on_sound_over: Callable[[str], Awaitable[object]] | None = None  # it ends when this is over
 
 
@@ -92,9 +94,17 @@ class View:
         match request.method, request.path.split("/")[1:]:
             case "GET", ["channels"]:
                 node.looks += 1
-                return Answer(200, [place.channel for place in node.calls.values()])
+                own = [{"id": id, "dialplan": {"app_data": f"{app},x"}} for id, app in node.own.items()]
+                return Answer(200, [*own, *(place.channel for place in node.calls.values())])
+            case "DELETE", ["channels", id]:
+                assert request.slow  # over the websocket all that follow would wait with it
+                if node.locked:
+                    node.asked_in_vain += 1
+                    await asyncio.Event().wait()
+                del node.own[id]
             case "GET", ["bridges"]:
-                return Answer(200, [{"id": id, "name": name} for id, name in node.bridges.items()])
+                rows = [{"id": id, "name": name, "channels": []} for id, name in node.bridges.items()]
+                return Answer(200, rows)
             case "DELETE", ["bridges", id]:
                 del node.bridges[id]
             case "GET", ["asterisk", "variable"]:
@@ -109,7 +119,7 @@ class View:
     async def ask_all(self, wanted: Sequence[Request]) -> list[Answer]:
         return [await self.ask(request) for request in wanted]
 
-    async def of(self, channels: Sequence[Mapping[str, Any]]) -> list[Place]:
+    async def of(self, channels: Iterable[Mapping[str, Any]]) -> list[Place]:
         return [self.node.calls[channel["id"]] for channel in channels]
 
     async def move(self, place: Place, to: str, args: list[str]) -> bool:
@@ -144,7 +154,8 @@ class One(Workers):
 
     async def beats(self) -> None:
         await self.beat()
-        await asyncio.gather(*self.tasks)
+        while self.tasks:
+            await self.tasks.pop()
 
 
 HERS = Place({"id": "hers"}, "voxtra-acme-1", ["+265999000001"])
@@ -175,6 +186,27 @@ async def test_the_heir_removes_the_bridges_of_the_dead_before_it_moves_their_ca
         await two.beats()
         clock.now += 1
     assert set(node.bridges) == {"vx-aux-2", "meeting"}
+
+
+async def test_what_asterisk_does_not_end_holds_up_no_call_and_is_tried_once(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "TIDY", 0.01)
+    node = Node()
+    node.calls, node.own, node.locked = {"hers": HERS}, {"vx-aux-3": "voxtra-acme-1"}, True
+    two = One(node, 2, 2)
+    node.values["VOXTRA_WORKER_ALIVE_1"] = "9 up"
+    for _ in range(9):
+        await two.beats()
+        clock.now += 1
+    assert [call_id for call_id, *_ in node.moved] == ["hers"]
+    assert node.asked_in_vain == 1
+    node.values["VOXTRA_WORKER_ALIVE_1"] = "1 up"  # another process, which is ended in turn
+    node.locked = False
+    for _ in range(9):
+        await two.beats()
+        clock.now += 1
+    assert node.own == {}
 
 
 async def test_a_call_whose_worker_is_back_when_its_sound_ends_stays_where_it_is(clock: Clock) -> None:
