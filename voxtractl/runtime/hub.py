@@ -580,7 +580,8 @@ class Hub:
             answer = await self._sender.insist(requests.get_variable(session.id, "CALLERID(dnid)"))
             if answer is not None and answer.status == 200 and answer.body.get("value"):
                 session.called_number = answer.body["value"]
-            session.post(taker.take, session)
+            if self.sessions.get(session.id) is session:  # else it is over meanwhile
+                session.post(taker.take, session)
 
     def give_back(self, taker: Taker) -> None:
         """Calls in that its handlers have not begun with take the fallback: its loop does not turn."""

@@ -215,3 +215,21 @@ async def test_a_call_that_was_never_sent_on_is_found_where_it_is() -> None:
     hub.feed("call", lifecycle.Doubted())
     await until(lambda: hub.table.live["call"].state is State.ENDING)  # as its handler left it
     await hub.stop()
+
+
+async def test_a_call_that_ends_before_its_number_is_known_is_taken_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who took it then would have it for ever."""
+    _, hub, _ = await served()
+    taken: list[CallSession] = []
+    monkeypatch.setattr(hub.taker("voxtra-acme"), "take", taken.append)
+    for call_id in ("ends", "stays"):
+        event = started() | {"args": []}
+        event["channel"]["id"] = call_id
+        hub._on_event(event)  # type: ignore[arg-type]
+    hub.feed("ends", lifecycle.Destroyed())
+    await until(lambda: taken)
+    await asyncio.sleep(0.01)
+    assert [call.id for call in taken] == ["stays"]
+    await hub.stop()
