@@ -493,6 +493,8 @@ class Hub:
         call_id = channel["id"]
         if is_auxiliary(call_id):
             self.aux.entered(call_id)
+        elif event["application"] in self._web.taken:
+            pass  # told late: who has the app now finds it there
         elif call_id in self.sessions:
             self._arrived(event["application"], channel, event["args"])
         elif self.table.known(call_id):

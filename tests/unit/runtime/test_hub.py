@@ -233,3 +233,15 @@ async def test_a_call_that_ends_before_its_number_is_known_is_taken_by_nobody(
     await asyncio.sleep(0.01)
     assert [call.id for call in taken] == ["stays"]
     await hub.stop()
+
+
+async def test_a_call_that_is_told_after_its_app_was_taken_is_left_to_who_took_it() -> None:
+    """Asterisk may tell it on a websocket that goes on for other apps; whoever took the app finds it."""
+    asterisk, hub, told = await served()
+    asterisk.streams[0].more["on_taken"]("voxtra-beta")
+    event = started("voxtra-beta")
+    event["channel"]["id"] = "late"
+    hub._on_event(event)  # type: ignore[arg-type]
+    assert "late" not in hub.sessions
+    assert [event["event"] for event in told] == ["call_started"]
+    await hub.stop()
