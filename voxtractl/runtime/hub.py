@@ -80,6 +80,7 @@ class Hub:
         self._stopped = False
         self._ending = False  # a drain's time is over
         self.siblings = False  # other workers may move our calls to themselves
+        self.in_time: Callable[[], bool] = lambda: True  # none of them has cause to, as far as we know
         self.elsewhere: Callable[[str], Sequence[str]] = lambda app: ()  # the app at other workers that live
         self._takers: dict[tuple[str, str], Taker] = {}
         self._left: dict[str, str | None] = {}  # apps that are served no more → whose they were
@@ -326,7 +327,8 @@ class Hub:
     def _delete(self, call_id: str, reason: str) -> None:
         sending = self._sending.get(call_id)
         known = self.table.live.get(call_id)
-        if self.siblings and sending is None and known is not None and (self._web.unheard or known.looking):
+        unsure = known is not None and (self._web.unheard or known.looking or not self.in_time())
+        if self.siblings and sending is None and unsure:
             self._spawn(self._delete_ours(call_id, reason))
         elif sending is None:
             self._sender.send(requests.hangup(call_id, reason), partial(self._deleted, call_id))

@@ -15,6 +15,7 @@ from voxtractl import naming
 from voxtractl.ari import requests
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.requests import Answer, Request
+from voxtractl.runtime.auxiliary import is_auxiliary
 from voxtractl.runtime.session import line_of
 from voxtractl.runtime.sounds import tone_of
 
@@ -56,13 +57,20 @@ class Places:
         self._ari, self._ask, self._insist = ari, ask, insist
 
     async def of(self, channels: Iterable[Mapping[str, Any]]) -> list[Place]:
-        """Those of these channels that are in a Stasis app. Raises AriError."""
+        """Those of these channels that are in a Stasis app. Raises AriError.
+
+        One that a call has of its own is never moved, and not asked: while its worker stands still Asterisk
+        may hold its lock, and all that follows on the websocket would wait for that.
+        """
         inside = [row for row in channels if is_inside(row)]
-        notes = await self._ari.ask_all([requests.get_variable(row["id"], PLACE) for row in inside])
-        return [
-            _place(row, str(note.body["value"]) if note.status == 200 else "")
-            for row, note in zip(inside, notes, strict=True)
-        ]
+        calls = [row["id"] for row in inside if not is_auxiliary(row["id"])]
+        answers = await self._ari.ask_all([requests.get_variable(call_id, PLACE) for call_id in calls])
+        notes = {
+            call_id: str(note.body["value"])
+            for call_id, note in zip(calls, answers, strict=True)
+            if note.status == 200
+        }
+        return [_place(row, notes.get(row["id"], "")) for row in inside]
 
     async def was_moved(self, place: Place) -> bool:
         """Another worker has sent it here."""

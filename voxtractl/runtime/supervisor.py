@@ -136,7 +136,7 @@ class Supervisor:
             if self.worker is not None and self.worker.count > 1:
                 moves = partial(self._go, also_at_the_end=True)
                 several.append(workers := Workers(self.worker, hub, self._bases, moves))
-                hub.siblings, hub.elsewhere = True, workers.elsewhere
+                hub.siblings, hub.elsewhere, hub.in_time = True, workers.elsewhere, workers.in_time
         for slug in self._only:
             must_know("tenant", slug, self._fleet.tenants, self.config)
         if self.worker is not None and self.worker.count != self._fleet.defaults.workers:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 BEAT: Final = 1.0  # seconds between a worker's signs of life
 DEAD_AFTER: Final = 5.0  # seconds without one until its calls are moved
+LATE_AFTER: Final = 3.0  # seconds without one until we ask before we end a call: it may have been moved
 GONE_AFTER: Final = 60.0  # seconds without one until its calls are looked for less often
 INHERIT_EVERY: Final = 10.0  # seconds between such looks
 TIDY: Final = 2.0  # seconds for what the calls of a dead worker had of their own
@@ -95,6 +96,7 @@ class Workers:
         self._own, self._count = worker.number, worker.count
         self._hub, self._apps, self._go = hub, apps, go
         self._shown = 0  # signs of life so far
+        self._steady = monotonic()  # since when they come in time
         self._signs: dict[int, Sign] = {}  # of all, our own too
         self._looked: dict[int, float] = {}  # when the calls of a dead one were looked for
         self._inheriting: set[int] = set()  # dead ones whose calls are being looked for
@@ -131,11 +133,23 @@ class Workers:
             if app in self._apps and self._signs[other].up
         ]
 
+    def in_time(self) -> bool:
+        """No other worker has taken us for dead: our signs of life came in time, and for a while. One that
+        stood still does not know yet that its calls are elsewhere."""
+        now = monotonic()
+        return now - self._steady >= DEAD_AFTER and not self._is_late(now)
+
     async def _show(self, word: str) -> None:
         self._shown += 1
         text = f"{self._shown} {word}"
         await self._hub.ari.request(requests.set_global(f"{ALIVE}_{self._own}", text))
-        self._signs[self._own] = Sign(text, monotonic())
+        now = monotonic()
+        if self._is_late(now):
+            self._steady = now
+        self._signs[self._own] = Sign(text, now)
+
+    def _is_late(self, now: float) -> bool:
+        return self._own not in self._signs or now - self._signs[self._own].since >= LATE_AFTER
 
     async def _see(self, *others: int) -> None:
         answers = await self._hub.ari.ask_all([requests.get_global(f"{ALIVE}_{other}") for other in others])

@@ -479,6 +479,18 @@ async def test_a_call_that_is_found_and_cannot_be_taken_keeps_no_other_from_bein
     await hub.stop()
 
 
+async def test_a_channel_that_a_call_has_of_its_own_is_not_asked_where_it_is() -> None:
+    asterisk = Asterisk()
+    asterisk.channels = [in_stasis("call"), in_stasis("vx-aux-1")]
+    hub = Hub(asterisk)  # type: ignore[arg-type]
+    places = await hub.places.of(asterisk.channels)
+    assert [(place.channel["id"], place.app) for place in places] == [
+        ("call", "voxtra-acme"),
+        ("vx-aux-1", "voxtra-acme"),
+    ]
+    assert [request.path for request in asterisk.asked] == ["/channels/call/variable"]
+
+
 def in_stasis(call_id: str) -> dict[str, Any]:
     """A channel that waits in an app, as Asterisk lists it."""
     dialplan = {

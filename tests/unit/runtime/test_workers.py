@@ -247,6 +247,17 @@ async def test_when_all_drain_one_of_them_sees_to_the_calls_of_the_dead(clock: C
     assert node.moved == [("hers", "voxtra-acme-2", [MOVED, "+265999000001"])]
 
 
+async def test_one_that_stood_still_is_not_in_time_until_its_signs_came_for_a_while(clock: Clock) -> None:
+    one, told = One(Node(), 1, 2), []
+    for pause in (1, 1, 1, 1, 1, 1, 8, 1, 1, 1, 1, 1, 1):
+        await one.beats()
+        told.append(one.in_time())
+        clock.now += pause
+        if pause == 8:
+            assert not one.in_time()  # before the next sign
+    assert told == [False] * 5 + [True] * 2 + [False] * 5 + [True]
+
+
 async def test_a_worker_that_was_never_there_is_not_looked_for_all_the_time(clock: Clock) -> None:
     """Each look asks for the place of every call of the node."""
     node = Node()
