@@ -432,6 +432,13 @@ async def test_an_app_subscribes_and_filters(desk: Desk) -> None:
     await desk.ask(requests.event_filter(app), 200)
 
 
+async def test_an_app_is_told_a_word(desk: Desk) -> None:
+    await desk.ask(requests.user_event("word", desk.app), 204)
+    event = await desk.event("ChannelUserevent")
+    assert (event["eventname"], event["application"]) == ("word", desk.app)
+    await desk.ask(requests.user_event("word", an_id()), 404)
+
+
 async def test_a_global_variable(desk: Desk) -> None:
     await desk.ask(requests.set_global("ARI_TEST", "x, y"))
     assert await desk.ask(requests.get_global("ARI_TEST"), 200) == {"value": "x, y"}

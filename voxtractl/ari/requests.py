@@ -91,6 +91,7 @@ __all__ = [
     "unhold",
     "unmute",
     "unsubscribe",
+    "user_event",
     "variables",
 ]
 
@@ -872,6 +873,11 @@ def event_filter(app: str, disallowed: Iterable[str] = (), *, allowed: Iterable[
         "disallowed": [{"type": one} for one in disallowed],
     }
     return Request("PUT", _id("applications", app, "eventFilter"), body=body, slow=True)
+
+
+def user_event(name: str, app: str) -> Request:
+    """An event that whoever has the app gets as ChannelUserevent; 404 when Asterisk has no such app."""
+    return Request("POST", _id("events", "user", name), (("application", app),))
 
 
 def _joined(several: Sequence[str]) -> str:

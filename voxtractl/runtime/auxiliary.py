@@ -21,7 +21,7 @@ from voxtractl.errors import AriError, CallEnded, CallError, MediaFailed
 if TYPE_CHECKING:
     from voxtractl.runtime.session import CallSession
 
-__all__ = ["Auxiliaries", "is_auxiliary"]
+__all__ = ["Auxiliaries", "is_auxiliary", "removal"]
 
 AUX: Final = "vx-aux-"
 AUX_TIMEOUT: Final = 5.0  # seconds until a channel of our own must be in the app

@@ -49,7 +49,7 @@ from voxtractl.runtime.places import MOVED, Place, Places, is_inside
 from voxtractl.runtime.sender import Sender
 from voxtractl.runtime.session import CallSession, line_of
 from voxtractl.runtime.taker import Taker
-from voxtractl.runtime.websockets import Websockets
+from voxtractl.runtime.websockets import WORD, Websockets
 from voxtractl.settings import Secret
 
 __all__ = ["Hub"]
@@ -652,6 +652,9 @@ class Hub:
             self.journal.write("call_answered", session.told)
 
     def _on_channel_event(self, event: Any) -> None:
+        if event["eventname"] == WORD:
+            self._web.heard(event["application"])
+            return
         session = self.sessions.get(event["channel"]["id"])
         if session is not None:
             session.deliver(event)

@@ -6,10 +6,16 @@
 A websocket has up to 400 apps. The first carries requests too, and stays for that. Tenants come and go for
 months, and each that comes brings a websocket; over STREAMS_MAX of them are brought together on one
 (docs/decisions/0007).
+
+An app may be registered and deaf: Asterisk takes down a websocket that has ended in a thread of its own, app
+by app, and one that is registered again meanwhile may go down with it (at every second cut of 390 apps one or
+two, measured). Nothing tells; its calls take the fallback. So each app is sent a word, which must come back,
+else its websocket is made again.
 """
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
@@ -21,7 +27,7 @@ from voxtractl.ari.events import Event
 from voxtractl.ari.stream import EventStream
 from voxtractl.errors import AppReplaced, AriAuthFailed, AriError, VoxtractlError
 
-__all__ = ["Websockets"]
+__all__ = ["WORD", "Websockets"]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +39,10 @@ MOVE_SECONDS: Final = 5.0  # for Asterisk to part with the old websockets of app
 # Then they are read on for so long: a thread of Asterisk that was about to tell them of a call does so all
 # the same. Without, one call of 3,000 that came while apps were moved had no begin or no end here (measured).
 PART_SECONDS: Final = 1.0
+WORD: Final = "voxtractl-heard"  # the event that must come back
+WORD_SECONDS: Final = 2.0  # for that, twice; some milliseconds were measured
+CHECKS: Final = (0.0, 6.0)  # seconds before each; by the second a handshake that was given up is over
+RENEWALS: Final = 3  # of a websocket in a row
 # Events nobody here reads; a call costs 15 events without this (facts C3).
 UNREAD: Final = [
     "ChannelCallerId",
@@ -80,6 +90,9 @@ class Websockets:
         self._ari, self._many = ari, many
         self._on_event, self._on_up, self._on_lost = on_event, on_up, on_lost
         self._move: _Move | None = None
+        self._words: dict[str, asyncio.Future[None]] = {}  # of the apps that are checked
+        self._checks: set[asyncio.Task[None]] = set()
+        self._renewed: Counter[EventStream] = Counter()
         self._one_at_a_time = asyncio.Lock()
         self._closed = False
 
@@ -111,8 +124,10 @@ class Websockets:
             apps = sorted(waiting())
             many = len(apps) <= APPS_ONCE or await self._many()
             for some in _shares(apps, APPS_MAX if many else APPS_ONCE):
-                await self._begin(self._stream(some, self._on_event))
+                stream = self._stream(some, self._on_event)
+                await self._begin(stream)
                 self.registered.update(some)
+                self._check(stream)
                 await self.filter(some)
             if len(self.streams) > STREAMS_MAX:
                 await self._gather(needed())
@@ -120,7 +135,7 @@ class Websockets:
     async def filter(self, apps: Sequence[str]) -> None:
         """Tell Asterisk which events nobody reads. Raises AriError."""
         for answer in await self._ari.ask_all([requests.event_filter(app, UNREAD) for app in apps]):
-            if answer.status >= 300:
+            if answer.status >= 300 and answer.status != 404:  # it is not there yet, or deaf
                 log.warning("Asterisk does not filter events: %s", answer.message)
 
     async def end(self) -> None:
@@ -139,9 +154,58 @@ class Websockets:
 
     async def _end(self) -> None:
         self._ari.attach(None)
+        for check in self._checks:
+            check.cancel()
         streams, self.streams = self.streams, []
         for stream in streams:
             await stream.close()
+
+    # --- deaf apps ----------------------------------------------------------------------------------------
+
+    def heard(self, app: str) -> None:
+        """Its word has come back."""
+        word = self._words.pop(app, None)
+        if word is not None and not word.done():
+            word.set_result(None)
+
+    def _check(self, stream: EventStream) -> None:
+        check = asyncio.create_task(self._renew_if_deaf(stream))
+        self._checks.add(check)
+        check.add_done_callback(self._checks.discard)
+
+    async def _renew_if_deaf(self, stream: EventStream) -> None:
+        for pause in CHECKS:
+            await asyncio.sleep(pause)
+            try:
+                deaf = await self._deaf(stream.apps)
+                if deaf:
+                    deaf &= await self._deaf(stream.apps)
+            except AriError as exc:  # the connection was lost: there is another check when it is back
+                log.debug("%s: the apps of a websocket cannot be checked: %s", self._ari.url, exc)
+                return
+            if not stream.connected:
+                return
+            deaf &= set(stream.apps)
+            if not deaf:
+                continue
+            reason = f"Asterisk tells nothing of {', '.join(sorted(deaf))}"
+            if self._renewed[stream] < RENEWALS:
+                self._renewed[stream] += 1
+                stream.again(reason)
+            else:
+                log.error("%s: %s, over %d new websockets either", self._ari.url, reason, RENEWALS)
+            return
+        del self._renewed[stream]
+
+    async def _deaf(self, apps: Sequence[str]) -> set[str]:
+        """Those of which nothing is heard. Raises AriError."""
+        loop = asyncio.get_running_loop()
+        words = {app: self._words.setdefault(app, loop.create_future()) for app in apps}
+        answers = await self._ari.ask_all([requests.user_event(WORD, app) for app in words])
+        gone = {app for app, answer in zip(words, answers, strict=True) if answer.status == 404}
+        if words and not gone:
+            await asyncio.wait(words.values(), timeout=WORD_SECONDS)
+        return gone or {app for app, word in words.items() if not word.done()}
 
     # --- on fewer websockets ------------------------------------------------------------------------------
 
@@ -163,8 +227,10 @@ class Websockets:
         self._move = move = _Move(apps, self._on_event)
         try:
             if apps:
-                await self._begin(self._stream(apps, move.on_event))
+                stream = self._stream(apps, move.on_event)
+                await self._begin(stream)
                 await move.over()
+                self._check(stream)
         except AriError as exc:
             if await self._cut(old, move):
                 raise
@@ -200,9 +266,14 @@ class Websockets:
     # --- one websocket ------------------------------------------------------------------------------------
 
     def _stream(self, apps: list[str], on_event: Callable[[Event], None]) -> EventStream:
-        return self._ari.stream(
-            apps, on_event=on_event, on_up=self._on_up, on_down=self._on_down, on_taken=self._on_taken
+        async def on_up() -> None:
+            self._check(stream)
+            await self._on_up()
+
+        stream = self._ari.stream(
+            apps, on_event=on_event, on_up=on_up, on_down=self._on_down, on_taken=self._on_taken
         )
+        return stream
 
     async def _begin(self, stream: EventStream) -> None:
         await stream.start()

@@ -45,6 +45,7 @@ class Stream:
         self.failure: AriError | AppReplaced | None = None
         self.is_open = False
         self.parting = False
+        self.made_again: list[str] = []
 
     @property
     def connected(self) -> bool:
@@ -63,6 +64,9 @@ class Stream:
     def fail(self, failure: AriError) -> None:
         self.failure = failure
 
+    def again(self, reason: str) -> None:
+        self.made_again.append(reason)
+
 
 class Asterisk:
     """What a hub sees of one: its ARIClient."""
@@ -71,6 +75,7 @@ class Asterisk:
         self.url = url
         self.error: AriError | None = None  # away, or refusing
         self.no_websocket = False
+        self.deaf: dict[str, int] = {}  # apps that are registered and get nothing → what is answered
         self.streams: list[Stream] = []
         self.asked: list[Request] = []
         self.passwords: list[Secret] = []
@@ -86,6 +91,16 @@ class Asterisk:
         channel = {"id": call_id, "state": "Ring", "caller": {"number": "1"}, "dialplan": {"exten": "s"}}
         event = {"type": "StasisStart", "application": app, "args": list(args), "channel": channel}
         next(stream for stream in self.streams if app in stream.apps).more["on_event"](event)
+
+    def tells_itself(self, app: str, name: str) -> Answer:
+        """An event that comes back to who has the app, when there is somebody."""
+        if app in self.deaf:
+            return Answer(self.deaf[app])
+        event = {"type": "ChannelUserevent", "eventname": name, "application": app}
+        for stream in self.streams:
+            if stream.is_open and app in stream.apps:
+                stream.more["on_event"](event)
+        return Answer(204)
 
     def sent_on(self, call_id: str) -> list[str]:
         """The contexts it was told to go on with for this call."""
@@ -126,6 +141,8 @@ class Asterisk:
             return Answer(200, self.channels)
         if request.path == "/asterisk/info":
             return Answer(200, {"system": {"version": "22.10.1"}})
+        if request.path.startswith("/events/user/"):
+            return self.tells_itself(dict(request.query)["application"], request.path.rpartition("/")[2])
         if request.path.endswith("/variable"):
             name = dict(request.query)["variable"]
             return Answer(200, {"value": "1" if name == f"DIALPLAN_EXISTS({self.fallback},s,1)" else ""})
