@@ -57,7 +57,7 @@ class ARIClient:
         self.url = url.rstrip("/")
         self._user = user
         self._password = password if isinstance(password, Secret) else Secret(password)
-        self._timeout = timeout
+        self.timeout = timeout
         self._server: http.Server | None = None
         self._stream: EventStream | None = None
         self._free = asyncio.Semaphore(CONNECTIONS)
@@ -130,7 +130,7 @@ class ARIClient:
         """Send a request and return Asterisk's answer, whatever its status; only 401 and 403 are raised."""
         if self._server is None:
             raise RuntimeError("this ARIClient is not open; use it in `async with`, or `await open()` first")
-        seconds = timeout or self._timeout
+        seconds = timeout or self.timeout
         if self._stream is not None and self._stream.takes(request):
             answer = await self._stream.ask(request, timeout=seconds)
         else:
@@ -146,7 +146,7 @@ class ARIClient:
         """
         if self._stream is None or not self._stream.takes(request):
             return False
-        self._stream.post(request, partial(self._tell, request, told), timeout=self._timeout)
+        self._stream.post(request, partial(self._tell, request, told), timeout=self.timeout)
         return True
 
     def _tell(

@@ -19,8 +19,8 @@ taken like any other; at the start it is one that another process had, and is ad
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import chain, repeat
 from time import monotonic
@@ -280,17 +280,40 @@ class Hub:
         """Asterisk's answer, from whatever loop."""
         if asyncio.get_running_loop() is self._loop:
             return await self.ari.ask(request, timeout=timeout)
-        async with self.share(request):
-            answer: Answer = await self._over(self.ari.ask(request, timeout=timeout))
+        async with self.share(request, timeout) as left:
+            answer: Answer = await self._over(self.ari.ask(request, timeout=left))
         return answer
 
-    def share(self, request: Request) -> AbstractAsyncContextManager[None]:
+    def share(self, request: Request, timeout: float | None) -> AbstractAsyncContextManager[float | None]:
         """A tenant's turn for what takes a connection of the node: it has a quarter of them, and no more when
-        Asterisk is slow to answer. From whatever loop."""
+        Asterisk is slow to answer. Gives what is left of the timeout. From whatever loop.
+
+        Raises AriUnreachable when the turn does not come.
+        """
         loop = asyncio.get_running_loop()
         if not request.slow or loop is self._loop:
-            return nullcontext()
-        return self._shares.setdefault(loop, asyncio.Semaphore(SHARE))
+            return nullcontext(timeout)
+        share = self._shares.setdefault(loop, asyncio.Semaphore(SHARE))
+        return self._turn(share, request, timeout or self.ari.timeout)
+
+    @asynccontextmanager
+    async def _turn(self, share: asyncio.Semaphore, request: Request, timeout: float) -> AsyncIterator[float]:
+        until = monotonic() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await share.acquire()
+        except TimeoutError as exc:
+            raise AriUnreachable(
+                f"it was not sent within {timeout:.0f} s: the tenant has {SHARE} slow requests on their way",
+                method=request.method,
+                path=request.path,
+                where=self.ari.url,
+                hint="wait for their answers before you ask for more; is Asterisk slow? see its log",
+            ) from exc
+        try:
+            yield max(until - monotonic(), 0.001)
+        finally:
+            share.release()
 
     async def _over(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run it in the hub's loop and wait for it in this one."""

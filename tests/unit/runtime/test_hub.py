@@ -10,8 +10,9 @@ import pytest
 from tests.unit.runtime.test_nodes import Asterisk, Taker, in_stasis, until
 from voxtractl.ari import requests
 from voxtractl.ari.requests import Answer, Request
-from voxtractl.errors import AriAuthFailed, CallEnded, MediaFailed
+from voxtractl.errors import AriAuthFailed, AriUnreachable, CallEnded, MediaFailed
 from voxtractl.runtime import auxiliary, lifecycle, websockets
+from voxtractl.runtime import hub as hub_module
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.lifecycle import Direction, State
 from voxtractl.runtime.places import MOVED
@@ -244,4 +245,32 @@ async def test_a_call_that_is_told_after_its_app_was_taken_is_left_to_who_took_i
     hub._on_event(event)  # type: ignore[arg-type]
     assert "late" not in hub.sessions
     assert [event["event"] for event in told] == ["call_started"]
+    await hub.stop()
+
+
+async def test_a_request_does_not_wait_for_its_turn_longer_than_for_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Behind slow ones of the same tenant it would wait as long as all of them."""
+    monkeypatch.setattr(hub_module, "SHARE", 1)
+    asterisk, hub, _ = await served()
+    answers = asyncio.Event()
+
+    async def slow(request: Request, **more: Any) -> Answer:
+        await answers.wait()
+        return Answer(200)
+
+    monkeypatch.setattr(asterisk, "ask", slow)
+
+    async def tenant() -> None:
+        first = asyncio.create_task(hub.ask(requests.channels(), timeout=3600))
+        await asyncio.sleep(0)
+        with pytest.raises(AriUnreachable, match="slow requests on their way"):
+            await hub.ask(requests.channels(), timeout=0.05)
+        hub.loop.call_soon_threadsafe(answers.set)
+        await first
+        assert (await hub.ask(requests.channels(), timeout=3600)).status == 200
+
+    await asyncio.wait_for(asyncio.to_thread(asyncio.run, tenant()), 20)
+    monkeypatch.undo()
     await hub.stop()
