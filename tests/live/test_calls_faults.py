@@ -38,6 +38,7 @@ from voxtractl.errors import (
 from voxtractl.lab import Lab
 from voxtractl.runtime import sounds
 from voxtractl.runtime.lifecycle import EndedBy
+from voxtractl.runtime.places import Places
 from voxtractl.runtime.session import CallSession
 from voxtractl.runtime.speech import Transcript
 from voxtractl.settings import Secret
@@ -989,3 +990,36 @@ async def test_when_asterisk_makes_no_media_channels_a_breaker_opens(own_pbx: Pb
         assert "none is asked for" in told[3]
         await seen.ended()
         assert own_pbx.channels() == []
+
+
+@pytest.mark.parametrize("why", ["served no more", "blocked"])
+async def test_a_call_on_its_way_to_the_fallback_does_not_stay_after_a_cut(
+    pbx: Pbx, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    async with (
+        proxy(pbx.lab.http_port) as between,
+        serving(pbx, nothing, ari_url=between.url) as (app, seen),
+    ):
+        hub = app._hubs[0]
+        monkeypatch.setattr(app, "take", lambda call: None)  # its loop does not turn
+        to_fallback, cuts = Places.to_fallback, 0
+
+        async def cut(places: Places, call_id: str, slug: str | None) -> None:
+            nonlocal cuts
+            cuts += 1
+            if cuts == 1:
+                between.cut()
+            await to_fallback(places, call_id, slug)
+
+        monkeypatch.setattr(Places, "to_fallback", cut)
+        if why == "blocked":
+            pbx.call()
+            await until(lambda: seen.names() == ["call_started"])
+            hub.give_back(app)
+        else:
+            hub.leave(app.app_name)
+            pbx.call()
+        await until(lambda: cuts and hub.connected)
+        await until(lambda: not [row for row in pbx.channels() if row["dialplan"]["app_name"] == "Stasis"])
+        await until(lambda: not hub.sessions)
+        assert len(seen.ends()) == seen.names().count("call_started")

@@ -602,7 +602,9 @@ class HubClient(ARIClient):
         self._hub, self._loop = hub, loop
 
     async def ask(self, request: Request, *, timeout: float | None = None) -> Answer:
-        async with self._hub.share(request, timeout) as left:
+        if asyncio.get_running_loop() is self._loop:
+            return await self._hub.ari.ask(request, timeout=timeout)
+        async with self._hub.turns.take(request, timeout) as left:
             asked = asyncio.run_coroutine_threadsafe(self._hub.ari.ask(request, timeout=left), self._loop)
             return await asyncio.wrap_future(asked)
 

@@ -19,16 +19,16 @@ taken like any other; at the start it is one that another process had, and is ad
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain, repeat
 from time import monotonic
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from voxtractl.ari import requests
-from voxtractl.ari.client import CONNECTIONS, ARIClient
+from voxtractl.ari.client import ARIClient
 from voxtractl.ari.events import Event
 from voxtractl.ari.release import MANY_APPS, Feature, Release
 from voxtractl.ari.requests import Answer, Request
@@ -49,6 +49,7 @@ from voxtractl.runtime.places import MOVED, Place, Places, is_inside
 from voxtractl.runtime.sender import Sender
 from voxtractl.runtime.session import CallSession, line_of
 from voxtractl.runtime.taker import Taker
+from voxtractl.runtime.turns import Turns
 from voxtractl.runtime.websockets import WORD, Websockets
 from voxtractl.settings import Secret
 
@@ -60,7 +61,6 @@ RESYNC_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)  # seconds after a try that fai
 MANY: Final = 1000  # calls; each is in the answer to each subscription, with up to four channels of 50 bytes
 END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
 NEWEST: Final = Release(99, 0)  # a build that is no release
-SHARE: Final = CONNECTIONS // 4  # slow requests of a tenant at once
 
 
 class Hub:
@@ -102,9 +102,10 @@ class Hub:
         self.places = Places(ari, ask=self.ask, insist=self._sender.insist)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._shares: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+        self.turns = Turns(ari)
         self._sending: dict[str, asyncio.Future[Any]] = {}  # the originates that have no answer yet
         self._followed: set[str] = set()  # calls that are subscribed; Asterisk keeps that while we are away
+        self._given_back: WeakSet[CallSession] = WeakSet()  # calls that nobody had begun with
         self._empty: asyncio.Event | None = None  # set when the last call of a drain is over
 
     # --- life -------------------------------------------------------------------------------------------
@@ -280,40 +281,9 @@ class Hub:
         """Asterisk's answer, from whatever loop."""
         if asyncio.get_running_loop() is self._loop:
             return await self.ari.ask(request, timeout=timeout)
-        async with self.share(request, timeout) as left:
+        async with self.turns.take(request, timeout) as left:
             answer: Answer = await self._over(self.ari.ask(request, timeout=left))
         return answer
-
-    def share(self, request: Request, timeout: float | None) -> AbstractAsyncContextManager[float | None]:
-        """A tenant's turn for what takes a connection of the node: it has a quarter of them, and no more when
-        Asterisk is slow to answer. Gives what is left of the timeout. From whatever loop.
-
-        Raises AriUnreachable when the turn does not come.
-        """
-        loop = asyncio.get_running_loop()
-        if not request.slow or loop is self._loop:
-            return nullcontext(timeout)
-        share = self._shares.setdefault(loop, asyncio.Semaphore(SHARE))
-        return self._turn(share, request, timeout or self.ari.timeout)
-
-    @asynccontextmanager
-    async def _turn(self, share: asyncio.Semaphore, request: Request, timeout: float) -> AsyncIterator[float]:
-        until = monotonic() + timeout
-        try:
-            async with asyncio.timeout(timeout):
-                await share.acquire()
-        except TimeoutError as exc:
-            raise AriUnreachable(
-                f"it was not sent within {timeout:.0f} s: the tenant has {SHARE} slow requests on their way",
-                method=request.method,
-                path=request.path,
-                where=self.ari.url,
-                hint="wait for their answers before you ask for more; is Asterisk slow? see its log",
-            ) from exc
-        try:
-            yield max(until - monotonic(), 0.001)
-        finally:
-            share.release()
 
     async def _over(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run it in the hub's loop and wait for it in this one."""
@@ -453,7 +423,12 @@ class Hub:
             return
         if known is None or known.state is not State.LEAVING or not is_inside(channel):
             return
-        if line_of(channel) == self.sessions[call_id].line:  # else it has come back, over another one
+        session = self.sessions[call_id]
+        if line_of(channel) != session.line:  # it has come back, over another one
+            return
+        if session in self._given_back:
+            self._spawn(self.places.to_fallback(call_id, session.tenant))
+        else:
             self._feed(call_id, lifecycle.Stayed())
 
     async def _unless_moved(self, *channels: Mapping[str, Any]) -> None:
@@ -541,6 +516,7 @@ class Hub:
         elif away and session.attended is False and taker is not None and taker.blocked:
             self._spawn(self.places.to_fallback(session.id, session.tenant))  # nobody has it, nor can
         else:
+            self._given_back.discard(session)
             self._feed(session.id, lifecycle.Started())
             session.post(session.came, channel, rest)
 
@@ -614,6 +590,7 @@ class Hub:
         """Calls in that its handlers have not begun with take the fallback: its loop does not turn."""
         for session in list(self.sessions.values()):
             if session.came_to(taker) and session.claim():
+                self._given_back.add(session)
                 self._feed(session.id, lifecycle.Continue())
                 self._spawn(self.places.to_fallback(session.id, taker.tenant))
 

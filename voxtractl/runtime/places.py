@@ -90,21 +90,31 @@ class Places:
         return False
 
     async def to_fallback(self, call_id: str, slug: str | None) -> None:
-        """The dialplan's own fallback of this tenant, else an honest cause."""
+        """The dialplan's own fallback of this tenant, else an honest cause. A call stays where it is when the
+        connection is lost: it is found there afterwards."""
         for name in (slug, naming.SHARED):
             if name is None:
                 continue
             context = naming.fallback_context(name)
-            if await self.exists(call_id, context, "s"):
+            answer = await self._insist(_exists(call_id, context, "s"))
+            if answer is None:
+                return
+            if _is_one(answer):
                 await self._insist(requests.continue_in_dialplan(call_id, context, "s", 1))
                 return
         await self._insist(requests.hangup(call_id, "congestion"))
 
     async def exists(self, call_id: str, context: str, extension: str, priority: int = 1) -> bool:
         """True when the dialplan has it; asked over a channel that is up, from whatever loop."""
-        name = f"DIALPLAN_EXISTS({context},{extension},{priority})"
-        answer = await self._ask(requests.get_variable(call_id, name))
-        return answer.status == 200 and answer.body.get("value") == "1"
+        return _is_one(await self._ask(_exists(call_id, context, extension, priority)))
+
+
+def _exists(call_id: str, context: str, extension: str, priority: int = 1) -> Request:
+    return requests.get_variable(call_id, f"DIALPLAN_EXISTS({context},{extension},{priority})")
+
+
+def _is_one(answer: Answer) -> bool:
+    return answer.status == 200 and bool(answer.body.get("value") == "1")
 
 
 def _place(channel: Mapping[str, Any], note: str) -> Place:

@@ -11,8 +11,7 @@ from tests.unit.runtime.test_nodes import Asterisk, Taker, in_stasis, until
 from voxtractl.ari import requests
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriAuthFailed, AriUnreachable, CallEnded, MediaFailed
-from voxtractl.runtime import auxiliary, lifecycle, websockets
-from voxtractl.runtime import hub as hub_module
+from voxtractl.runtime import auxiliary, lifecycle, turns, websockets
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.lifecycle import Direction, State
 from voxtractl.runtime.places import MOVED
@@ -252,7 +251,7 @@ async def test_a_request_does_not_wait_for_its_turn_longer_than_for_its_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Behind slow ones of the same tenant it would wait as long as all of them."""
-    monkeypatch.setattr(hub_module, "SHARE", 1)
+    monkeypatch.setattr(turns, "SHARE", 1)
     asterisk, hub, _ = await served()
     answers = asyncio.Event()
 
