@@ -6,6 +6,7 @@
     hub             one Asterisk: its events become calls, its channels get commands
       websockets    which Stasis app is on which connection
       sender        requests that are sent until they are answered
+      turns         a tenant has a quarter of its connections, and no more
       places        where a call is, and where it goes that nobody takes
     session         CallSession: one call as its handler has it
       media         legs of sound        recordings    into files and sinks
