@@ -61,6 +61,7 @@ class ARIClient:
         self._server: http.Server | None = None
         self._stream: EventStream | None = None
         self._free = asyncio.Semaphore(CONNECTIONS)
+        self._handshake = asyncio.Lock()  # of one event stream after the other
         self._connecting = asyncio.Semaphore(AT_ONCE)
         self._busy: set[_Connection] = set()
         self._idle: list[tuple[float, _Connection]] = []  # since when, by monotonic()
@@ -120,6 +121,7 @@ class ARIClient:
             on_down=on_down,
             on_taken=on_taken,
             timeout=timeout,
+            turn=self._handshake,
         )
 
     def attach(self, stream: "EventStream | None") -> None:

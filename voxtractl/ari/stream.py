@@ -55,11 +55,12 @@ ANSWER_MAX: Final = (
     64 * 1024 * 1024
 )  # bytes of one message to us, as over HTTP; Asterisk 22.10.1 dies before it has sent one of 0.5 MB
 HANDSHAKE: Final = 5.0  # seconds; a frozen Asterisk accepts and says nothing
+APP_SECONDS: Final = 0.05  # more for each app: with 2,000 others on the node Asterisk takes 18 ms (measured)
 # A frozen Asterisk is noticed 7.5 to 10 s after its last byte. Not sooner: a request that waits for a slow
 # driver keeps its connection silent, and its answer is worth more than a quick verdict.
 PING: Final = 2.5  # seconds between pings; Asterisk answers each (measured)
 PINGS_LOST: Final = 3
-CLOSE: Final = 2.0  # seconds for the farewell; Asterisk takes 2 ms for each app (measured)
+CLOSE: Final = 2.0  # seconds for the farewell; Asterisk takes 2 ms for each app when there are few (measured)
 
 EVENTS: Final = Request("GET", "/events")
 UNKNOWN: Final = "whether Asterisk did what was asked is unknown"
@@ -101,7 +102,10 @@ class EventStream:
     for good (then ``failure`` is set). ``on_up`` runs as a task each time it is there again, not the first
     time, which is the return of ``start``; it ends early when the connection is lost meanwhile. ``on_taken``
     gets each app that another process took, also the last one.
-    ``timeout``: seconds ``start`` waits for Asterisk. All belongs to the event loop ``start`` was called in.
+    ``turn`` is one for all streams of an Asterisk: it registers apps one after the other, and the more slowly
+    the more there are, so that handshakes at once would all come too late.
+    ``timeout``: seconds ``start`` waits for Asterisk, more for many apps. All belongs to the event loop that
+    ``start`` was called in.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class EventStream:
         on_taken: Callable[[str], None] | None = None,
         timeout: float = 10.0,
         backoff: Backoff = Backoff(),  # noqa: B008  (a value)
+        turn: asyncio.Lock | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.apps = tuple(apps)
@@ -129,6 +134,7 @@ class EventStream:
         self._on_event, self._on_up, self._on_down, self._on_taken = on_event, on_up, on_down, on_taken
         self._timeout = timeout
         self._backoff = backoff
+        self._turn = turn or asyncio.Lock()
         self._run: asyncio.Task[None] | None = None
         self._again: asyncio.Task[None] | None = None  # on_up
         self._first: asyncio.Future[None] | None = None  # the first connection
@@ -148,6 +154,11 @@ class EventStream:
         """Whether events come now."""
         return self.state is State.UP
 
+    @property
+    def patience(self) -> float:
+        """Seconds Asterisk gets for a handshake, in which it registers the apps."""
+        return HANDSHAKE + APP_SECONDS * len(self.apps)
+
     # --- lifecycle ----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -155,16 +166,15 @@ class EventStream:
         if self.state is not State.NEW:
             raise RuntimeError(f"this EventStream cannot be started: it is {self.state}")
         self.state = State.CONNECTING
+        seconds = self._timeout + APP_SECONDS * len(self.apps)
         self._first = asyncio.get_running_loop().create_future()
         self._run = asyncio.create_task(self._serve(self._first))
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(seconds):
                 await self._first
         except TimeoutError as exc:
             await self.close()
-            raise self._unreachable(
-                f"no event connection within {self._timeout:.0f} s: {self._reason}"
-            ) from exc
+            raise self._unreachable(f"no event connection within {seconds:.0f} s: {self._reason}") from exc
         except BaseException:
             await self.close()
             raise
@@ -190,8 +200,9 @@ class EventStream:
             self._connected.fail(failure)
 
     def again(self, reason: str) -> None:
-        """End this connection and make another one."""
+        """End this connection and make another one, when Asterisk has taken down the apps of this one."""
         if self._connected is not None and not self._connected.ended.done():
+            self._connected.farewell = self.patience
             self._connected.ended.set_result(reason)
 
     async def wait_failed(self) -> AriAuthFailed | AppReplaced | None:
@@ -321,15 +332,16 @@ class EventStream:
 
     async def _connect(self, connection: "_Connection") -> None:
         secret = b64encode(f"{self._user}:{self._password.reveal()}".encode()).decode()
+        patience = self.patience
         try:
-            async with asyncio.timeout(HANDSHAKE):
+            async with self._turn, asyncio.timeout(patience):
                 await picows.ws_connect(
                     lambda: connection,
                     f"ws{self._target.removeprefix('http')}",
                     extra_headers={"Authorization": f"Basic {secret}"},
                     # Given up, it leaves a connection that only picows can end: so it does after this time,
                     # and the listener as soon as it is a websocket.
-                    websocket_handshake_timeout=HANDSHAKE,
+                    websocket_handshake_timeout=patience,
                     max_frame_size=ANSWER_MAX,
                     max_redirects=0,
                     use_aiofastnet=False,  # it watches sockets it has closed (docs/decisions/0009)
@@ -346,7 +358,7 @@ class EventStream:
             raise self._unreachable(f"it answers the websocket {told}") from None
         except TimeoutError as exc:
             self._ghost = inf
-            raise self._unreachable(f"no answer to the websocket within {HANDSHAKE:.0f} s") from exc
+            raise self._unreachable(f"no answer to the websocket within {patience:.0f} s") from exc
         except (picows.WSError, OSError) as exc:
             raise self._unreachable(str(exc)) from exc
         if connection.socket is None:  # picows returns as if it were there
@@ -357,7 +369,7 @@ class EventStream:
         self._heard = True
         self.state = State.UP
         if self._ghost == inf:
-            self._ghost = asyncio.get_running_loop().time() + HANDSHAKE
+            self._ghost = asyncio.get_running_loop().time() + self.patience
         socket.send(WSMsgType.TEXT, _message(requests.ping(), "ping"))
         if first.done():
             self._tell_up()
@@ -545,6 +557,7 @@ class _Connection(WSListener):
         self._message, self._opened = message, opened
         self.socket: WSTransport | None = None
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.farewell = CLOSE  # seconds for it
         self._parted = asyncio.Event()  # the other side is gone
 
     def on_ws_connected(self, transport: WSTransport) -> None:
@@ -588,6 +601,8 @@ class _Connection(WSListener):
             return
         self.socket.send_close(WSCloseCode.OK)
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE):  # it ends the connection when it has taken down our apps
+            async with asyncio.timeout(
+                self.farewell
+            ):  # it ends the connection when it has taken down our apps
                 await self._parted.wait()
         self.socket.disconnect(graceful=False)

@@ -18,6 +18,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 from urllib.parse import quote
 
@@ -40,9 +41,8 @@ MOVE_SECONDS: Final = 5.0  # for Asterisk to part with the old websockets of app
 # the same. Without, one call of 3,000 that came while apps were moved had no begin or no end here (measured).
 PART_SECONDS: Final = 1.0
 WORD: Final = "voxtractl-heard"  # the event that must come back
-WORD_SECONDS: Final = 2.0  # for that, twice; some milliseconds were measured
-CHECKS: Final = (0.0, 6.0)  # seconds before each; by the second a handshake that was given up is over
 RENEWALS: Final = 3  # of a websocket in a row
+SHOWN: Final = 3  # apps in the log
 # Events nobody here reads; a call costs 15 events without this (facts C3).
 UNREAD: Final = [
     "ChannelCallerId",
@@ -91,7 +91,7 @@ class Websockets:
         self._on_event, self._on_up, self._on_lost = on_event, on_up, on_lost
         self._move: _Move | None = None
         self._words: dict[str, asyncio.Future[None]] = {}  # of the apps that are checked
-        self._checks: set[asyncio.Task[None]] = set()
+        self._checks: dict[EventStream, asyncio.Task[None]] = {}
         self._renewed: Counter[EventStream] = Counter()
         self._one_at_a_time = asyncio.Lock()
         self._closed = False
@@ -154,11 +154,10 @@ class Websockets:
 
     async def _end(self) -> None:
         self._ari.attach(None)
-        for check in self._checks:
+        for check in self._checks.values():
             check.cancel()
         streams, self.streams = self.streams, []
-        for stream in streams:
-            await stream.close()
+        await asyncio.gather(*(stream.close() for stream in streams))
 
     # --- deaf apps ----------------------------------------------------------------------------------------
 
@@ -169,17 +168,23 @@ class Websockets:
             word.set_result(None)
 
     def _check(self, stream: EventStream) -> None:
-        check = asyncio.create_task(self._renew_if_deaf(stream))
-        self._checks.add(check)
-        check.add_done_callback(self._checks.discard)
+        before = self._checks.pop(stream, None)
+        if before is not None:
+            before.cancel()
+        self._checks[stream] = check = asyncio.create_task(self._renew_if_deaf(stream))
+        check.add_done_callback(partial(self._checked, stream))
+
+    def _checked(self, stream: EventStream, check: "asyncio.Task[None]") -> None:
+        if self._checks.get(stream) is check:
+            del self._checks[stream]
 
     async def _renew_if_deaf(self, stream: EventStream) -> None:
-        for pause in CHECKS:
+        for pause in (0.0, stream.patience + 1.0):  # by then a handshake that was given up is over
             await asyncio.sleep(pause)
             try:
-                deaf = await self._deaf(stream.apps)
+                deaf = await self._deaf(stream)
                 if deaf:
-                    deaf &= await self._deaf(stream.apps)
+                    deaf &= await self._deaf(stream)
             except AriError as exc:  # the connection was lost: there is another check when it is back
                 log.debug("%s: the apps of a websocket cannot be checked: %s", self._ari.url, exc)
                 return
@@ -188,7 +193,8 @@ class Websockets:
             deaf &= set(stream.apps)
             if not deaf:
                 continue
-            reason = f"Asterisk tells nothing of {', '.join(sorted(deaf))}"
+            some = ", ".join(sorted(deaf)[:SHOWN])
+            reason = f"Asterisk tells nothing of {len(deaf)} apps ({some}{' …' if len(deaf) > SHOWN else ''})"
             if self._renewed[stream] < RENEWALS:
                 self._renewed[stream] += 1
                 stream.again(reason)
@@ -197,14 +203,14 @@ class Websockets:
             return
         del self._renewed[stream]
 
-    async def _deaf(self, apps: Sequence[str]) -> set[str]:
-        """Those of which nothing is heard. Raises AriError."""
+    async def _deaf(self, stream: EventStream) -> set[str]:
+        """Its apps of which nothing is heard. Raises AriError."""
         loop = asyncio.get_running_loop()
-        words = {app: self._words.setdefault(app, loop.create_future()) for app in apps}
+        words = {app: self._words.setdefault(app, loop.create_future()) for app in stream.apps}
         answers = await self._ari.ask_all([requests.user_event(WORD, app) for app in words])
         gone = {app for app, answer in zip(words, answers, strict=True) if answer.status == 404}
         if words and not gone:
-            await asyncio.wait(words.values(), timeout=WORD_SECONDS)
+            await asyncio.wait(words.values(), timeout=stream.patience)
         return gone or {app for app, word in words.items() if not word.done()}
 
     # --- on fewer websockets ------------------------------------------------------------------------------

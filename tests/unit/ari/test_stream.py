@@ -627,6 +627,33 @@ async def test_one_that_is_parting_reads_on_when_its_apps_are_gone() -> None:
         assert stream.connected
 
 
+async def test_streams_of_one_asterisk_begin_one_after_the_other() -> None:
+    at_once = most = 0
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.02)
+        at_once -= 1
+        return await scripted(mute)(request)
+
+    async with serving(slow) as url, ARIClient(url, "user", "secret") as ari:
+        streams = [ari.stream([f"app-{number}"], on_event=lambda event: None) for number in range(5)]
+        await asyncio.gather(*(stream.start() for stream in streams))
+        assert most == 1
+        for stream in streams:
+            await stream.close()
+
+
+def test_many_apps_get_more_time_for_their_handshake() -> None:
+    one, many = (
+        EventStream("http://pbx", "u", "p", [f"app-{number}" for number in range(count)], on_event=print)
+        for count in (1, 200)
+    )
+    assert many.patience > 2 * one.patience
+
+
 async def test_handshakes_that_are_given_up_leave_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("voxtractl.ari.stream.HANDSHAKE", 0.05)
     opened = 0

@@ -45,6 +45,7 @@ class Stream:
         self.failure: AriError | AppReplaced | None = None
         self.is_open = False
         self.parting = False
+        self.patience = 0.0
         self.made_again: list[str] = []
 
     @property

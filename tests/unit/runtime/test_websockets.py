@@ -194,26 +194,20 @@ async def test_what_was_stopped_while_it_began_is_closed(node: Node, begun: int)
 
 
 @pytest.mark.parametrize("calls", [True, False])
-async def test_a_websocket_with_a_deaf_app_is_made_again(
-    node: Node, monkeypatch: pytest.MonkeyPatch, calls: bool
-) -> None:
+async def test_a_websocket_with_a_deaf_app_is_made_again(node: Node, calls: bool) -> None:
     """Asterisk has taken the app down with the websocket before: it knows it only while there are calls."""
-    monkeypatch.setattr(websockets, "WORD_SECONDS", 0.05)
     _, beta = node.streams
     node.asterisk.deaf = {"beta": 204 if calls else 404}
     await beta.more["on_up"]()
     await until(lambda: beta.made_again)
-    assert beta.made_again == ["Asterisk tells nothing of beta"]
+    assert beta.made_again == ["Asterisk tells nothing of 1 apps (beta)"]
     node.asterisk.deaf = {}
     await beta.more["on_up"]()
     await until(lambda: not node.hub._web._words)
     assert len(beta.made_again) == 1
 
 
-async def test_a_websocket_that_stays_deaf_is_left_alone_in_the_end(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(websockets, "CHECKS", [0.0])
+async def test_a_websocket_that_stays_deaf_is_left_alone_in_the_end(node: Node) -> None:
     _, beta = node.streams
     node.asterisk.deaf = {"beta": 404}
     for _ in range(2 * websockets.RENEWALS):
