@@ -42,6 +42,7 @@ MOVE_SECONDS: Final = 5.0  # for Asterisk to part with the old websockets of app
 PART_SECONDS: Final = 1.0
 WORD: Final = "voxtractl-heard"  # the event that must come back
 RENEWALS: Final = 3  # of a websocket in a row
+AGAIN: Final = 1.0  # seconds until a check that Asterisk did not answer is tried again
 SHOWN: Final = 3  # apps in the log
 # Events nobody here reads; a call costs 15 events without this (facts C3).
 UNREAD: Final = [
@@ -181,14 +182,10 @@ class Websockets:
     async def _renew_if_deaf(self, stream: EventStream) -> None:
         for pause in (0.0, stream.patience + 1.0):  # by then a handshake that was given up is over
             await asyncio.sleep(pause)
-            try:
-                deaf = await self._deaf(stream)
-                if deaf:
-                    deaf &= await self._deaf(stream)
-            except AriError as exc:  # the connection was lost: there is another check when it is back
-                log.debug("%s: the apps of a websocket cannot be checked: %s", self._ari.url, exc)
-                return
-            if not stream.connected:
+            deaf = await self._deaf(stream)
+            if deaf:
+                deaf &= await self._deaf(stream)
+            if not stream.connected:  # there is another check when it is back
                 return
             deaf &= set(stream.apps)
             if not deaf:
@@ -204,14 +201,21 @@ class Websockets:
         del self._renewed[stream]
 
     async def _deaf(self, stream: EventStream) -> set[str]:
-        """Its apps of which nothing is heard. Raises AriError."""
+        """Its apps of which nothing is heard, while it is connected."""
         loop = asyncio.get_running_loop()
-        words = {app: self._words.setdefault(app, loop.create_future()) for app in stream.apps}
-        answers = await self._ari.ask_all([requests.user_event(WORD, app) for app in words])
-        gone = {app for app, answer in zip(words, answers, strict=True) if answer.status == 404}
-        if words and not gone:
-            await asyncio.wait(words.values(), timeout=stream.patience)
-        return gone or {app for app, word in words.items() if not word.done()}
+        while stream.connected:
+            words = {app: self._words.setdefault(app, loop.create_future()) for app in stream.apps}
+            try:
+                answers = await self._ari.ask_all([requests.user_event(WORD, app) for app in words])
+            except AriError as exc:  # requests go over another connection
+                log.debug("%s: the apps of a websocket cannot be checked yet: %s", self._ari.url, exc)
+                await asyncio.sleep(AGAIN)
+                continue
+            gone = {app for app, answer in zip(words, answers, strict=True) if answer.status == 404}
+            if words and not gone:
+                await asyncio.wait(words.values(), timeout=stream.patience)
+            return gone or {app for app, word in words.items() if not word.done()}
+        return set()
 
     # --- on fewer websockets ------------------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 them when the test says so. The real one: tests/live/test_calls_apps.py."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from tests.unit.runtime.test_nodes import Asterisk, Stream, Taker, away, in_stasis, until
+from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AppReplaced, AriUnreachable
 from voxtractl.runtime import websockets
 from voxtractl.runtime.hub import Hub
@@ -205,6 +206,26 @@ async def test_a_websocket_with_a_deaf_app_is_made_again(node: Node, calls: bool
     await beta.more["on_up"]()
     await until(lambda: not node.hub._web._words)
     assert len(beta.made_again) == 1
+
+
+async def test_a_check_that_is_not_answered_is_made_when_it_can_be(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests go over the first websocket, which may be lost while another one is checked."""
+    monkeypatch.setattr(websockets, "AGAIN", 0.01)
+    _, beta = node.streams
+    node.asterisk.deaf = {"beta": 404}
+    ask_all, tries = node.asterisk.ask_all, iter(range(6))
+
+    async def lost_for_a_while(wanted: Sequence[Request]) -> list[Answer]:
+        if next(tries, None) is not None:
+            raise away()
+        return await ask_all(wanted)
+
+    monkeypatch.setattr(node.asterisk, "ask_all", lost_for_a_while)
+    back = asyncio.ensure_future(beta.more["on_up"]())
+    await until(lambda: beta.made_again)
+    await back
 
 
 async def test_a_websocket_that_stays_deaf_is_left_alone_in_the_end(node: Node) -> None:
