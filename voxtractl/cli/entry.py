@@ -77,10 +77,8 @@ class Commands(TyperGroup):
         return list(COMMANDS)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(
-                ctx, globals_first(args)
-            )  # a shell that completes a line comes here too
+        try:  # a shell that completes a line comes here too
+            return super().parse_args(ctx, globals_first(args))
         except OSError as exc:
             if exc.filename is None:
                 raise
