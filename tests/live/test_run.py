@@ -1402,30 +1402,6 @@ async def test_a_worker_that_stood_still_leaves_its_moved_calls_alone(pbx: Pbx) 
         await one.forced()
 
 
-STREAMS = WAITS.replace("await call.listen_dtmf(timeout=60)", "async for pcm in call.audio_stream(): pass")
-
-
-async def test_a_worker_that_stood_still_ends_no_call_whose_sound_was_taken(pbx: Pbx) -> None:
-    """The end of a media leg is the end of its call, unless another worker has that."""
-    write(pbx, "[defaults]\nworkers = 2\n" + document(acme="acme.py:app"), acme=STREAMS + ADOPTS)
-    await pushed(pbx)
-    async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
-        await a_call_at(two, one)
-        theirs = len(two.of("call_started"))
-        await until(lambda: sum(bridge["name"] == "voxtra-acme-2" for bridge in pbx.bridges()) == theirs)
-        two.process.send_signal(signal.SIGSTOP)
-        try:
-            await until(lambda: len(one.of("call_adopted")) == theirs, most=30)
-        finally:
-            two.process.send_signal(signal.SIGCONT)
-        await until(lambda: len(two.of("call_ended")) == theirs)
-        await asyncio.sleep(1)
-        assert one.of("call_ended") == []
-        await one.forced()
-        two.process.terminate()
-        await two.ends()
-
-
 async def test_a_call_that_no_worker_can_take_is_not_sent_to_and_fro(pbx: Pbx) -> None:
     shared = '[defaults]\napps = "shared"\napp_name = "voxtra"\nworkers = 2\n'
     write(pbx, shared + document(acme="acme.py:app", beta="beta.py:app"), acme=SAYS_BYE, beta="1 / 0\n")

@@ -17,7 +17,7 @@ from voxtractl.model.keys import Key
 from voxtractl.model.node import Node
 from voxtractl.model.tenant import Tenant
 
-__all__ = ["SLUG_TAG", "Defaults", "Fleet", "check"]
+__all__ = ["SLUG_TAG", "Defaults", "Fleet", "check", "must_know"]
 
 _CONTEXTS: Final = (
     naming.dispatch_context,
@@ -27,6 +27,7 @@ _CONTEXTS: Final = (
     naming.queues_context,
 )
 SLUG_TAG: Final = "{{ slug }}"  # the one thing that is replaced in app_name
+FEW: Final = 5  # names that an error lists
 
 
 class Defaults(NamedTuple):
@@ -62,9 +63,12 @@ def must_know(kind: Literal["tenant", "node"], name: str, there: Iterable[str], 
     there = list(there)
     if name not in there:
         near = close(name, there)
+        all_of_them = (
+            f"{kind}s are: {', '.join(there)}" if 0 < len(there) <= FEW else f"voxtractl {kind} list"
+        )
         raise UsageFault(
             f"there is no {kind} {shown(name)} in {where}",
-            hint=f"did you mean {near}?" if near else f"voxtractl {kind} list",
+            hint=f"did you mean {near}?" if near else all_of_them,
         )
 
 
