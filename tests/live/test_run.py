@@ -1625,7 +1625,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["nobody"], 2, "there is no tenant 'nobody'"),
+        (["nobody"], 2, 'there is no tenant "nobody"'),
         (["beta"], 3, "the handler file of beta does not exist"),
         (["gamma"], 2, "has a handler to run"),
         (["--worker", "3/2"], 2, "not a process of several"),
