@@ -20,7 +20,7 @@ from voxtractl.ari.client import stop_playback
 from voxtractl.errors import AriUnreachable, MediaFailed, UsageFault
 from voxtractl.runtime.channel import Channel
 
-__all__ = ["Played", "Sounds", "tone_of"]
+__all__ = ["SOUND_MAX", "Played", "Sounds", "tone_of"]
 
 log = logging.getLogger(__name__)
 
