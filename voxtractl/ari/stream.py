@@ -601,8 +601,6 @@ class _Connection(WSListener):
             return
         self.socket.send_close(WSCloseCode.OK)
         with suppress(TimeoutError):
-            async with asyncio.timeout(
-                self.farewell
-            ):  # it ends the connection when it has taken down our apps
-                await self._parted.wait()
+            async with asyncio.timeout(self.farewell):
+                await self._parted.wait()  # it ends the connection when it has taken down our apps
         self.socket.disconnect(graceful=False)
