@@ -113,9 +113,9 @@ async def test_a_cut_subscribes_no_call_again_and_their_ends_are_told(pbx: Pbx) 
         await until(lambda: call.id in hub._followed)
         ask_all = hub.ari.ask_all
 
-        async def watched(wanted: Sequence[Request]) -> list[Answer]:
+        async def watched(wanted: Sequence[Request], *, patience: float | None = None) -> list[Answer]:
             asked.extend(wanted)
-            return await ask_all(wanted)
+            return await ask_all(wanted, patience=patience)
 
         hub.ari.ask_all = watched  # type: ignore[method-assign]
         connections = between.connections

@@ -20,7 +20,7 @@ import pytest
 
 from tests.live.carrier import Carrier
 from tests.live.conftest import NodeDocument
-from tests.live.pbx import ACME, BETA, Pbx, until
+from tests.live.pbx import ACME, BETA, Far, Pbx, until
 from tests.tools.proxy import proxy
 from voxtractl.lab import Lab
 from voxtractl.runtime.websockets import STREAMS_MAX
@@ -1399,6 +1399,49 @@ async def test_a_worker_that_stood_still_leaves_its_moved_calls_alone(pbx: Pbx) 
         (adopted,) = one.of("call_adopted")
         assert adopted["call_id"] not in {end["call_id"] for end in one.of("call_ended")}
         two.process.kill()
+        await one.forced()
+
+
+# On 9 it leaves Asterisk with half a header of its sound, and stands still: Asterisk waits for the rest with
+# the lock of that channel, as it does now and then by itself (docs/decisions/0007).
+STANDS_STILL = """\
+import os, signal
+
+from voxtractl import VoxtraApp
+
+app = VoxtraApp()
+
+@app.default()
+async def handler(call):
+    await call.answer()
+    while await call.listen_dtmf(timeout=60) != "9":
+        pass
+    leg = await call.open_leg(8000)
+    os.write(leg._connection._fd, b"\\x10")
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+async def test_who_stands_still_with_a_lock_of_asterisk_takes_nobody_with_it(pbx: Pbx) -> None:
+    write(pbx, "[defaults]\nworkers = 2\n" + document(acme="acme.py:app"), acme=STANDS_STILL + ADOPTS)
+    await pushed(pbx)
+    async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
+        fars: dict[str, Far] = {}
+        while not one.of("call_answered") or len(two.of("call_answered")) < 2:
+            far = pbx.call(ACME)
+            fars[f"{far.id.partition(';')[0]};2"] = far
+            await until(lambda: len(one.of("call_answered") + two.of("call_answered")) == len(fars))
+        mine, theirs = one.of("call_answered")[0]["call_id"], two.of("call_answered")
+        fars[theirs[0]["call_id"]].goes("far-dtmf", "9")
+        await one.says("no answer to ")
+        await asyncio.sleep(12)  # a websocket that is not read is lost within that
+        assert "is down" not in one.log
+        two.process.kill()  # as its supervisor does
+        await until(lambda: len(one.of("call_adopted")) == len(theirs), most=60)
+        fars[mine].goes("far-dtmf", "1")
+        await until(lambda: [event["call_id"] for event in one.of("dtmf")] == [mine])
+        await until(lambda: not pbx.bridges(), most=60)
+        assert "is down" not in one.log
         await one.forced()
 
 

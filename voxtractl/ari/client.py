@@ -10,6 +10,7 @@ reuse races with its close.
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from types import TracebackType
@@ -317,15 +318,17 @@ class ARIClient:
         if answer.status >= 300:
             raise self.refused(request, answer)
 
-    async def ask_all(self, wanted: Sequence[Request]) -> list[Answer]:
-        """The answers to many requests, in their order; AT_ONCE are on the way. The first error
-        ends all."""
+    async def ask_all(self, wanted: Sequence[Request], *, patience: float | None = None) -> list[Answer]:
+        """The answers to many requests, in their order; AT_ONCE are on the way. The first error ends all.
+        One that has no answer within ``patience`` seconds is no error: its status is 0."""
         answers: list[Answer] = [Answer(0)] * len(wanted)
         rest = iter(enumerate(wanted))
 
         async def worker() -> None:
             for index, request in rest:
-                answers[index] = await self.ask(request)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(patience):
+                        answers[index] = await self.ask(request)
 
         failure: BaseException | None = None
         try:

@@ -560,7 +560,7 @@ def move(id: str, app: str, args: Sequence[str] = ()) -> Request:
     ):
         raise UsageFault(f"a move cannot carry {args!r}: a sequence of strings, none empty or with a comma")
     joined = ",".join(args) if args else None
-    return Request("POST", _id("channels", id, "move"), _query(("app", app), ("appArgs", joined)))
+    return Request("POST", _id("channels", id, "move"), _query(("app", app), ("appArgs", joined)), slow=True)
 
 
 def redirect(id: str, endpoint: str) -> Request:

@@ -45,7 +45,7 @@ from voxtractl.runtime.auxiliary import Auxiliaries, is_auxiliary, removal
 from voxtractl.runtime.channel import Channel
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal, State
-from voxtractl.runtime.places import MOVED, Place, Places, is_inside
+from voxtractl.runtime.places import AGAIN, MOVED, Place, Places, is_inside
 from voxtractl.runtime.sender import Sender
 from voxtractl.runtime.session import CallSession, line_of
 from voxtractl.runtime.taker import Taker
@@ -719,10 +719,12 @@ class Hub:
                 self._feed(session.id, lifecycle.Lost())
         await self._come_back([channels[s.id] for s in live if s.id in channels])
         await self._find(channels.values(), adopting=adopting)
-        for row in await self.ari.request(requests.bridges()):
-            if self.aux.is_stray(row["id"]) and row["name"] in self._web.registered:
-                self._sweep(row["id"])
         self._web.unheard = False
+        await self.places.ask_each(
+            (row["id"], requests.destroy_bridge(row["id"]))
+            for row in await self.places.bridges()
+            if self.aux.is_stray(row["id"]) and row["name"] in self._web.registered
+        )
 
     async def _come_back(self, channels: Iterable[Mapping[str, Any]]) -> None:
         """Calls of ours whose StasisStart was lost: they were answered, or came back from the dialplan."""
@@ -735,19 +737,35 @@ class Hub:
         return known is not None and (known.away or known.visits == 0)
 
     async def _find(self, channels: Iterable[Mapping[str, Any]], *, adopting: bool) -> None:
-        """Take those of these channels that are in our apps and that nobody here knows. Raises AriError."""
-        strange = [row for row in channels if not self.table.known(row["id"])]
-        for place in await self.places.of(strange):
-            if place.app in self._web.registered and not self.table.known(place.channel["id"]):
+        """Take those of these channels that are in our apps and that nobody here knows, and end those that a
+        call had of its own. Raises AriError. What Asterisk does not answer for is looked for again later."""
+        strange = {row["id"]: row for row in channels if is_inside(row) and not self.table.known(row["id"])}
+        places = await self.places.of(strange.values())
+        strays = []
+        for place in places:
+            call_id = place.channel["id"]
+            if place.app not in self._web.registered or self.table.known(call_id):
+                continue
+            if not is_auxiliary(call_id):
                 self._found(*place, adopting=adopting)
+            elif self.aux.is_stray(call_id):
+                strays.append(call_id)
+        told = await self.places.ask_each((aux, requests.hangup(aux, "normal")) for aux in strays)
+        silent = strange.keys() - {place.channel["id"] for place in places} | set(strays) - told.keys()
+        if silent and not self._stopped:
+            self.loop.call_later(AGAIN, self._find_again, silent, adopting)
+
+    def _find_again(self, silent: set[str], adopting: bool) -> None:
+        if not self._stopped:
+            self._spawn(self._find_silent(silent, adopting=adopting))
+
+    async def _find_silent(self, silent: set[str], *, adopting: bool) -> None:
+        rows = await self.ari.request(requests.channels())
+        await self._find([row for row in rows if row["id"] in silent], adopting=adopting)
 
     def _found(self, channel: Mapping[str, Any], app: str, args: list[str], *, adopting: bool) -> None:
-        """A channel that waits in one of our apps and that nobody here knows."""
+        """A call that waits in one of our apps and that nobody here knows."""
         call_id = channel["id"]
-        if is_auxiliary(call_id):
-            if self.aux.is_stray(call_id):
-                self._sweep(call_id)
-            return
         taker, rest = self._taker(app, args)
         if adopting and taker is not None and not taker.blocked:
             with self._or_fallback(call_id, taker.tenant):

@@ -8,7 +8,9 @@ of the app it is in, and of the line of the dialplan that it came from. Over ano
 app anew, and the note is none of it.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from voxtractl import naming
@@ -19,10 +21,14 @@ from voxtractl.runtime.auxiliary import is_auxiliary
 from voxtractl.runtime.session import line_of
 from voxtractl.runtime.sounds import tone_of
 
-__all__ = ["MOVED", "Place", "Places", "is_inside"]
+__all__ = ["AGAIN", "MOVED", "Place", "Places", "is_inside"]
+
+log = logging.getLogger(__name__)
 
 MOVED: Final = "voxtractl-moved"  # first Stasis argument of a call that came from a dead worker
 PLACE: Final = "VOXTRA_APP"  # variable of a channel that was moved: the app it is in
+PATIENCE: Final = 2.0  # seconds for an answer about what another process has, or had
+AGAIN: Final = 10.0  # seconds until it is asked again; twice as long each time
 
 
 class Place(NamedTuple):
@@ -55,22 +61,46 @@ class Places:
         insist: Callable[[Request], Awaitable[Answer | None]],
     ) -> None:
         self._ari, self._ask, self._insist = ari, ask, insist
+        self._silent: dict[str, tuple[float, float]] = {}  # id → when to ask again, and how long after that
+
+    async def ask_each(self, wanted: Iterable[tuple[str, Request]]) -> dict[str, Answer]:
+        """The answers, by the id of the channel or bridge that each request is about. Raises AriError.
+
+        While a process with media legs stands still Asterisk may hold the lock of one, and with it that of
+        its bridge and of the call in it, until the process is gone or goes on (measured). Whoever asks about
+        these waits too, so nobody may ask over the websocket: no event would come, and no ping be answered.
+        An id without an answer is missing, and left alone for a while: a request that is given up keeps one
+        of Asterisk's HTTP sessions all the same, of which it has 100.
+        """
+        now = monotonic()
+        due = [(id, request) for id, request in wanted if self._silent.get(id, (now, 0.0))[0] <= now]
+        slow = [request._replace(slow=True) for _, request in due]
+        answers = await self._ari.ask_all(slow, patience=PATIENCE)
+        told = {id: answer for (id, _), answer in zip(due, answers, strict=True) if answer.status}
+        for id, request in due:
+            _, pause = self._silent.pop(id, (now, AGAIN))
+            if id not in told:
+                log.warning("no answer to %s %s for %g s", request.method, request.path, PATIENCE)
+                self._silent[id] = (monotonic() + pause, 2 * pause)
+        return told
 
     async def of(self, channels: Iterable[Mapping[str, Any]]) -> list[Place]:
-        """Those of these channels that are in a Stasis app. Raises AriError.
-
-        One that a call has of its own is never moved, and not asked: while its worker stands still Asterisk
-        may hold its lock, and all that follows on the websocket would wait for that.
-        """
+        """Those of these channels that are in a Stasis app, without the calls that Asterisk does not answer
+        for. Raises AriError. What a call has of its own is never moved, and not asked."""
         inside = [row for row in channels if is_inside(row)]
         calls = [row["id"] for row in inside if not is_auxiliary(row["id"])]
-        answers = await self._ari.ask_all([requests.get_variable(call_id, PLACE) for call_id in calls])
-        notes = {
-            call_id: str(note.body["value"])
-            for call_id, note in zip(calls, answers, strict=True)
-            if note.status == 200
-        }
-        return [_place(row, notes.get(row["id"], "")) for row in inside]
+        told = await self.ask_each((call_id, requests.get_variable(call_id, PLACE)) for call_id in calls)
+        notes = {id: str(note.body["value"]) if note.status == 200 else "" for id, note in told.items()}
+        return [
+            _place(row, notes.get(row["id"], ""))
+            for row in inside
+            if row["id"] in notes or is_auxiliary(row["id"])
+        ]
+
+    async def bridges(self) -> list[Mapping[str, Any]]:
+        """All bridges; none when Asterisk does not answer. Raises AriError."""
+        told = await self.ask_each([("bridges", requests.bridges())])
+        return list(told["bridges"].body) if "bridges" in told and told["bridges"].status == 200 else []
 
     async def was_moved(self, place: Place) -> bool:
         """Another worker has sent it here."""

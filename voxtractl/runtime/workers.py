@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from voxtractl import naming
 from voxtractl.ari import requests
-from voxtractl.ari.requests import Request
 from voxtractl.errors import AriError
 from voxtractl.runtime.auxiliary import is_auxiliary
 from voxtractl.runtime.hub import Hub
@@ -34,7 +33,6 @@ DEAD_AFTER: Final = 5.0  # seconds without one until its calls are moved
 LATE_AFTER: Final = 3.0  # seconds without one until we ask before we end a call: it may have been moved
 GONE_AFTER: Final = 60.0  # seconds without one until its calls are looked for less often
 INHERIT_EVERY: Final = 10.0  # seconds between such looks
-TIDY: Final = 2.0  # seconds for what the calls of a dead worker had of their own
 MOVES: Final = 16  # calls at once; each may keep a connection for the length of a sound
 ALIVE: Final = "VOXTRA_WORKER_ALIVE"
 HEIR: Final = "VOXTRA_WORKER_HEIR"
@@ -100,7 +98,6 @@ class Workers:
         self._signs: dict[int, Sign] = {}  # of all, our own too
         self._looked: dict[int, float] = {}  # when the calls of a dead one were looked for
         self._inheriting: set[int] = set()  # dead ones whose calls are being looked for
-        self._stuck: dict[int, Sign] = {}  # dead ones whose own channels do not end, and their last signs
         self._moving: set[str] = set()  # calls of dead ones that are being moved here
         self._moves = asyncio.Semaphore(MOVES)
 
@@ -165,10 +162,11 @@ class Workers:
         theirs = {naming.worker_app(base, dead, self._count): ours for ours, base in self._apps.items()}
         try:
             channels = await self._hub.ari.request(requests.channels())
-            if self._stuck.get(dead) != self._signs[dead]:
-                await self._tidy(dead, channels, set(theirs))
-            # Not the channels that calls had of their own: the lock of one may be held.
-            for place in await self._hub.places.of(row for row in channels if not is_auxiliary(row["id"])):
+            await self._tidy(channels, set(theirs))
+            calls = [
+                row for row in channels if not is_auxiliary(row["id"]) and row["id"] not in self._hub.sessions
+            ]
+            for place in await self._hub.places.of(calls):
                 call_id = place.channel["id"]
                 if place.app in theirs and call_id not in self._moving:
                     self._moving.add(call_id)
@@ -178,27 +176,15 @@ class Workers:
         finally:
             self._inheriting.discard(dead)
 
-    async def _tidy(self, dead: int, channels: Iterable[Mapping[str, Any]], theirs: set[str]) -> None:
-        """End what its calls had of their own. Bridges too: a call that is moved stays in its bridge
-        (measured), and would go on to hear who was there.
-
-        Over HTTP, and once only when it takes long: of a worker that stands still Asterisk may wait for
-        sound, with a lock that every request about that channel, or its bridge, waits for (measured).
-        """
+    async def _tidy(self, channels: Iterable[Mapping[str, Any]], theirs: set[str]) -> None:
+        """End what the calls of these apps had of their own. Bridges too: a call that is moved stays in its
+        bridge (measured), and would go on to hear who was there."""
         own = [row["id"] for row in channels if is_auxiliary(row["id"]) and _app_of(row) in theirs]
-        try:
-            async with asyncio.timeout(TIDY):
-                await self._ask_each(requests.hangup(aux, "normal") for aux in own)
-                rows = await self._hub.ari.request(requests.bridges())
-                bridges = [row for row in rows if is_auxiliary(row["id"]) and row["name"] in theirs]
-                left = [row for row in bridges if not any(is_auxiliary(one) for one in row["channels"])]
-                await self._ask_each(requests.destroy_bridge(row["id"]) for row in left)
-        except TimeoutError:
-            self._stuck[dead] = self._signs[dead]
-            log.warning("what calls of worker %d had of their own does not end, and is left to it", dead)
-
-    async def _ask_each(self, wanted: Iterable[Request]) -> None:
-        await self._hub.ari.ask_all([request._replace(slow=True) for request in wanted])
+        places = self._hub.places
+        await places.ask_each((aux, requests.hangup(aux, "normal")) for aux in own)
+        bridges = [row for row in await places.bridges() if is_auxiliary(row["id"]) and row["name"] in theirs]
+        left = [row["id"] for row in bridges if not any(is_auxiliary(one) for one in row["channels"])]
+        await places.ask_each((bridge, requests.destroy_bridge(bridge)) for bridge in left)
 
     async def _move(self, place: Place, to: str, dead: int) -> None:
         """It takes as long as the sound that the call hears. What cannot be done now is done at another

@@ -152,7 +152,7 @@ class Asterisk:
     async def request(self, request: Request, *, timeout: float | None = None) -> Any:
         return (await self.ask(request)).body
 
-    async def ask_all(self, wanted: Sequence[Request]) -> list[Answer]:
+    async def ask_all(self, wanted: Sequence[Request], *, patience: float | None = None) -> list[Answer]:
         return [await self.ask(request) for request in wanted]
 
 

@@ -217,10 +217,10 @@ async def test_a_check_that_is_not_answered_is_made_when_it_can_be(
     node.asterisk.deaf = {"beta": 404}
     ask_all, tries = node.asterisk.ask_all, iter(range(6))
 
-    async def lost_for_a_while(wanted: Sequence[Request]) -> list[Answer]:
+    async def lost_for_a_while(wanted: Sequence[Request], **more: Any) -> list[Answer]:
         if next(tries, None) is not None:
             raise away()
-        return await ask_all(wanted)
+        return await ask_all(wanted, **more)
 
     monkeypatch.setattr(node.asterisk, "ask_all", lost_for_a_while)
     back = asyncio.ensure_future(beta.more["on_up"]())
