@@ -300,6 +300,19 @@ async def continues(call: CallSession) -> None:
     await call.continue_in_dialplan("far-soon")
 
 
+async def does_two_things(call: CallSession) -> None:
+    await call.answer()
+    async with asyncio.TaskGroup() as both:
+        both.create_task(call.listen_dtmf(timeout=30))
+        both.create_task(call.play_file(SOUND))
+
+
+async def does_two_things_badly(call: CallSession) -> None:
+    async with asyncio.TaskGroup() as both:
+        both.create_task(does_two_things(call))
+        both.create_task(raises(call))
+
+
 @pytest.mark.parametrize(
     ("handler", "far", "by"),
     [
@@ -307,6 +320,8 @@ async def continues(call: CallSession) -> None:
         (hangs_up, "far-wait", EndedBy.HANDLER),
         (raises, "far-wait", EndedBy.HANDLER),
         (nothing, "far-soon", EndedBy.CALLER),
+        (does_two_things, "far-soon", EndedBy.CALLER),
+        (does_two_things_badly, "far-wait", EndedBy.HANDLER),
         (continues, "far-wait", EndedBy.ASTERISK),
     ],
 )
@@ -327,10 +342,12 @@ async def test_every_way_to_end_ends_once(pbx: Pbx, handler: Any, far: str, by: 
         await until(lambda: "after" in hooks)
         assert ended.ended_by == by
         assert ended.disposition == "answered"
-        assert ended.cause == (38 if handler is raises else 16)
+        fails = handler in (raises, does_two_things_badly)
+        assert ended.cause == (38 if fails else 16)
         assert app.calls == {}
         await pbx.empty()
         assert seen.names().count("call_ended") == 1
+        assert seen.names().count("handler_failed") == int(fails)
         assert seen.names()[0] == "call_started"
 
 

@@ -440,14 +440,16 @@ class VoxtraApp:
             return
         try:
             await handler(call)
-        except CallEnded as exc:
-            log.debug("the handler was told of the end: %s", exc)
         except asyncio.CancelledError:
             call.finish()
             raise
         except GeneratorExit:  # nobody raised it: its loop is gone
             raise
         except BaseException as exc:  # a user's code; told with its traceback, then the call ends
+            if _tells_the_end(exc):
+                log.debug("the handler was told of the end: %s", exc)
+                call.finish()
+                return
             hint = exc.hint if isinstance(exc, VoxtractlError) else None
             log.exception(
                 "the handler of %s failed%s", call.called_number, f" (hint: {hint})" if hint else ""
@@ -614,6 +616,13 @@ def _hear(sink: Sink, event: Mapping[str, Any]) -> None:
         sink(event)
     except BaseException:  # a user's code; sys.exit() would end the loop that has the calls
         log.exception("an event could not be told: %s", event["event"])
+
+
+def _tells_the_end(error: BaseException) -> bool:
+    """CallEnded, and nothing else from any task of a TaskGroup."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(CallEnded)[1] is None
+    return isinstance(error, CallEnded)
 
 
 async def _run(hook: Hook) -> None:
