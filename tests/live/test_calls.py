@@ -3,7 +3,7 @@ itself."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from tests.live.conftest import NodeDocument
 from tests.live.pbx import ACME, BETA, Pbx, nothing, pushed, serving, until
 from voxtractl import VoxtraApp
+from voxtractl.ari import requests
 from voxtractl.errors import (
     CallEnded,
     CallError,
@@ -638,6 +639,24 @@ async def test_stop_ends_what_is_up_runs_the_hooks_and_may_be_called_twice(pbx: 
     await pbx.empty()
     with pytest.raises(RuntimeFault, match="not started"):
         await app.originate("Local/s@far-wait")
+
+
+async def test_who_hears_of_events_may_be_async_and_is_waited_for(pbx: Pbx) -> None:
+    app = VoxtraApp(**pbx.account, app_name="voxtra-acme")
+    heard: list[str] = []
+
+    @app.on_event
+    async def note(event: Mapping[str, Any]) -> None:
+        answer = await app.ari.request(requests.info())
+        heard.append(f"{event['event']} {answer['system']['version'][:2]}")
+
+    app.default()(nothing)
+    await app.start()
+    pbx.call()
+    await until(lambda: len(heard) == 2)
+    await app.stop()
+    version = pbx.lab.version[:2]
+    assert heard == [f"{name} {version}" for name in ("call_started", "call_answered", "call_ended")]
 
 
 async def test_hooks_of_the_app_frame_its_calls(pbx: Pbx) -> None:

@@ -176,7 +176,8 @@ class VoxtraApp:
         return handler
 
     def on_event(self, sink: Sink) -> Sink:
-        """Every event of the app's calls as a mapping (docs/events.md); in the loop of the handlers."""
+        """Every event of the app's calls as a mapping (docs/events.md); sync or async, in the loop of the
+        handlers. What it raises goes to the log."""
         self._sinks.append(told := partial(self._tell, sink))
         for hub in self._hubs:
             hub.journal.sinks.append(told)
@@ -185,10 +186,20 @@ class VoxtraApp:
     def _tell(self, sink: Sink, event: Mapping[str, Any]) -> None:
         """An event of a hub, in its loop: under ``voxtractl run`` that has the calls of other tenants too."""
         if self._own_hub:
-            _hear(sink, event)
+            self._hear(sink, event)
         elif event["tenant"] == self.tenant:
             where = context_of(self.tenant, event["call_id"])
-            self.loop.call_soon_threadsafe(_hear, sink, dict(event), context=where)  # others have it too
+            # Others have the event too.
+            self.loop.call_soon_threadsafe(self._hear, sink, dict(event), context=where)
+
+    def _hear(self, sink: Sink, event: Mapping[str, Any]) -> None:
+        told = None
+        try:
+            told = sink(event)
+        except BaseException:  # a user's code; sys.exit() would end the loop that has the calls
+            log.exception("an event could not be told: %s", event["event"])
+        if inspect.isawaitable(told):
+            self.keep(self.loop.create_task(_heard(told, event["event"])))
 
     def on_startup(self, hook: K) -> K:
         """Run it once before the first call can come; sync or async, in the loop of the handlers.
@@ -611,11 +622,13 @@ class HubClient(ARIClient):
             return await asyncio.wrap_future(asked)
 
 
-def _hear(sink: Sink, event: Mapping[str, Any]) -> None:
+async def _heard(told: Awaitable[object], name: str) -> None:
     try:
-        sink(event)
-    except BaseException:  # a user's code; sys.exit() would end the loop that has the calls
-        log.exception("an event could not be told: %s", event["event"])
+        await told
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException:  # as above
+        log.exception("an event could not be told: %s", name)
 
 
 def _tells_the_end(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ __all__ = ["EVENTS", "Journal", "JsonLines", "Sink"]
 
 log = logging.getLogger(__name__)
 
-Sink = Callable[[Mapping[str, Any]], None]
+Sink = Callable[[Mapping[str, Any]], object]
 
 # event → the fields it has beside those of every event (docs/events.md is made from this)
 EVENTS: Final[Mapping[str, tuple[str, ...]]] = {

@@ -125,6 +125,24 @@ async def test_a_sink_that_ends_the_process_ends_nothing(caplog: pytest.LogCaptu
     assert "an event could not be told: call_started" in caplog.text
 
 
+async def test_an_async_sink_that_ends_the_process_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    app, hub = VoxtraApp(), SimpleNamespace(journal=SimpleNamespace(sinks=[]))
+    loop = asyncio.get_running_loop()
+    app.attach([cast("Any", hub)], lambda: loop, tenant="acme")
+
+    @app.on_event
+    async def heard(event: Any) -> None:
+        await asyncio.sleep(0)
+        sys.exit("heard")
+
+    (sink,) = hub.journal.sinks
+    sink({**CALL, "tenant": "acme"})
+    await asyncio.sleep(0)
+    assert app.busy
+    await app.settle()
+    assert "an event could not be told: call_started" in caplog.text
+
+
 async def test_a_shutdown_hook_that_fails_leaves_the_others_theirs(caplog: pytest.LogCaptureFixture) -> None:
     app, done = VoxtraApp(), list[int]()
 
