@@ -277,6 +277,18 @@ async def test_hear_gives_the_speech_and_little_else() -> None:
         assert len(pcm) <= len(caller) + 16000 * 0.6
 
 
+async def test_a_recogniser_may_know_no_more_than_the_words() -> None:
+    class Plain:
+        async def transcribe(self, pcm: bytes, rate: int) -> str:
+            return "yes please"
+
+    async with MemoryLeg(8000, keep=60.0) as leg:
+        said_to(leg, spoken(UNDERSTOOD[1]) + quiet(1.5))
+        words = await hear(leg, Plain(), timeout=5.0)
+        assert words == "yes please"
+        assert (words.confidence, words.language, words.ended_by) == (None, None, "silence")
+
+
 async def test_hear_ends_after_the_silence_it_was_told() -> None:
     one, two = spoken(UNDERSTOOD[1]), spoken(UNDERSTOOD[2])
     async with MemoryLeg(8000, keep=60.0) as leg:

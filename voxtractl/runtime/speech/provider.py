@@ -57,8 +57,9 @@ class TextToSpeech(Protocol):
 class SpeechToText(Protocol):
     """Understands."""
 
-    async def transcribe(self, pcm: bytes, rate: int) -> Transcript:
-        """The words in signed 16-bit little endian mono PCM of ``rate`` samples a second.
+    async def transcribe(self, pcm: bytes, rate: int) -> str:
+        """The words in signed 16-bit little endian mono PCM of ``rate`` samples a second; a Transcript when
+        more is known of them.
 
         Raises SpeechUnavailable.
         """

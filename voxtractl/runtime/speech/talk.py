@@ -169,7 +169,8 @@ async def hear(
     if not pcm:
         return Transcript(ended_by=ended_by)
     words = await stt.transcribe(pcm, leg.rate)
-    return Transcript(words, confidence=words.confidence, language=words.language, ended_by=ended_by)
+    known = words if isinstance(words, Transcript) else Transcript(words)
+    return Transcript(known, confidence=known.confidence, language=known.language, ended_by=ended_by)
 
 
 async def _utterance(
