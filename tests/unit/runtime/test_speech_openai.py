@@ -76,7 +76,7 @@ def status(number: int, **headers: str) -> Answer:
 
 def plain(body: bytes, kind: str) -> Answer:
     async def answer(_: web.Request) -> web.StreamResponse:
-        return web.Response(body=body, content_type=kind)
+        return web.Response(body=body, headers={"Content-Type": kind})
 
     return answer
 
@@ -214,6 +214,15 @@ async def test_a_wav_of_another_rate_is_made_24_khz(server: Server, provider: Op
     assert len(await all_of(provider)) == pytest.approx(len(voice) * 1.5, abs=20)
 
 
+@pytest.mark.parametrize("kind", ["audio/L16;rate=16000;channels=1", 'audio/pcm; Rate="16000"'])
+async def test_raw_sound_of_the_rate_that_is_told_is_made_24_khz(
+    server: Server, provider: OpenAISpeech, kind: str
+) -> None:
+    voice = spoken(UNDERSTOOD[1], 16000)
+    server.answer = plain(voice, kind)
+    assert len(await all_of(provider)) == pytest.approx(len(voice) * 1.5, abs=20)
+
+
 async def test_a_recording_becomes_words(server: Server, provider: OpenAISpeech) -> None:
     server.answer = plain(
         json.dumps({"text": " Good morning. ", "language": "english"}).encode(), "application/json"
@@ -284,6 +293,8 @@ BAD_SOUND = {
         "sent a WAV of 2 channels, 16 bits, 24000 Hz",
     ),
     "0 Hz": (plain(wav(SOUND, 0), "audio/wav"), "0 Hz"),
+    "raw stereo": (plain(SOUND, "audio/pcm;channels=2"), "PCM that is not one channel"),
+    "raw at no rate": (plain(SOUND, "audio/pcm;rate=24k"), "not one channel of 4000 to 192000 Hz"),
     "half a WAV": (plain(wav(SOUND, 8000)[:30], "audio/wav"), "sent a WAV without sound"),
     "an endless head": (plain(wav(SOUND, 8000, extra=b"LIST\xff\xff\xff\x7f"), "audio/wav"), "without sound"),
     "no format": (plain(b"RIFF____WAVEdata\x04\0\0\0abcd", "audio/wav"), "does not say its format"),

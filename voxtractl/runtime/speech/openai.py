@@ -4,10 +4,10 @@ Kokoro).
     POST {url}/audio/speech          {"model", "voice", "input", "response_format"} → PCM or WAV as it is made
     POST {url}/audio/transcriptions  multipart: file (WAV), model, language         → {"text", "language"?}
 
-Raw PCM of this API is 24 kHz, signed 16-bit little endian, mono; a WAV says its rate itself. Whatever goes
-wrong is a SpeechUnavailable with the URL and the status. Answers of servers are never quoted: some repeat the
-key. Nothing is asked twice, because somebody is waiting on the line; redirects are not followed, because the
-key would be.
+Raw PCM of this API is 24 kHz, signed 16-bit little endian, mono, unless its Content-Type says another
+``rate``; a WAV says its rate itself. Whatever goes wrong is a SpeechUnavailable with the URL and the status.
+Answers of servers are never quoted: some repeat the key. Nothing is asked twice, because somebody is waiting
+on the line; redirects are not followed, because the key would be.
 """
 
 import asyncio
@@ -44,6 +44,7 @@ FOREIGN: Final = re.compile(rb"OggS|fLaC|ID3[\2-\4]")  # first bytes of what is 
 # And of an MP3, a page or JSON. Sound may begin so too, but seldom: with a bang.
 RATHER: Final = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|\s*(<[!?A-Za-z]|\{[\s\"}])")
 RIFF_PCM: Final = (1, 0xFFFE)  # WAVE_FORMAT_PCM and EXTENSIBLE
+RATES: Final = range(4000, 192001)
 
 _HINTS: Final = {
     401: "check the API key",
@@ -114,7 +115,7 @@ class OpenAISpeech:
         try:
             async with self._client().post(url, json=body, allow_redirects=False) as answer:
                 self._check(url, answer)
-                reader, pace = _Sound(answer.content_type), _Pace(self._timeout)
+                reader, pace = _Sound(answer.headers.get("Content-Type", UNTYPED)), _Pace(self._timeout)
                 async for piece in answer.content.iter_chunked(PIECE):
                     pcm = reader.feed(piece)
                     pace.came(len(pcm))
@@ -240,12 +241,14 @@ class _Pace:
 class _Sound:
     """Raw PCM or a WAV, told apart by the first bytes, in pieces of any size; gives PCM of 24 kHz.
 
-    ``kind`` is what the server calls it. It only counts where it is not sound of ours: an MP3 played as PCM
-    is a noise in somebody's ear.
+    ``kind`` is what the server calls it (``audio/L16;rate=16000``). Its name only counts where it is not
+    sound of ours: an MP3 played as PCM is a noise in somebody's ear. What it says of raw PCM is believed.
     """
 
     def __init__(self, kind: str) -> None:
-        self._kind = kind
+        name, *more = kind.lower().replace('"', "").replace(" ", "").split(";")
+        self._kind = name if "/" in name else UNTYPED
+        self._told = dict(each.split("=", 1) for each in more if "=" in each)
         self._head = bytearray()  # not told apart yet, or a WAV's head
         self._resampler: Resampler | None = None  # None until the sound begins
         self._left = -1  # bytes of a WAV's sound to come; -1: until the end
@@ -281,7 +284,7 @@ class _Sound:
             untyped = self._kind == UNTYPED
             if FOREIGN.match(head) or (RATHER.match(head) if untyped else self._kind not in OURS):
                 raise _NotSound(f"sent {self._kind} instead of PCM or WAV")
-            return PCM_RATE, 0
+            return self._raw_rate(), 0
         at, rate = 12, 0
         while len(head) >= at + 8:
             name, size = struct.unpack_from("<4sI", head, at)
@@ -293,7 +296,7 @@ class _Sound:
                 return rate, at + 8
             if name == b"fmt " and len(head) >= at + 24:
                 kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", head, at + 8)
-                if kind not in RIFF_PCM or channels != 1 or bits != 16 or not 4000 <= rate <= 192000:
+                if kind not in RIFF_PCM or channels != 1 or bits != 16 or rate not in RATES:
                     raise _NotSound(
                         f"sent a WAV of {channels} channels, {bits} bits, {rate} Hz, format {kind}"
                     )
@@ -301,3 +304,9 @@ class _Sound:
         if len(head) > HEAD_MAX or at > HEAD_MAX:
             raise _NotSound("sent a WAV without sound")
         return 0, 0
+
+    def _raw_rate(self) -> int:
+        rate, channels = self._told.get("rate", str(PCM_RATE)), self._told.get("channels", "1")
+        if not rate.isdecimal() or len(rate) > 6 or int(rate) not in RATES or channels != "1":
+            raise _NotSound("sent PCM that is not one channel of 4000 to 192000 Hz")
+        return int(rate)
