@@ -166,19 +166,36 @@ app = VoxtraApp()
 
 @app.default()
 async def ask(call):
+    if call.called_number != "+265999000001":
+        await call.wait_ended()
+        return
     ari = app.ari
     await ari.answer_channel(call.id)
-    assert (await ari.get_channel(call.id)).state == "Up"
+    channel = await ari.get_channel(call.id)
+    place = (channel.dialplan_context, channel.dialplan_exten, channel.dialplan_priority)
+    assert (channel.state, channel.connected_name, *place) == ("Up", "", "from-trunk", call.called_number, 2)
+    assert channel.creationtime
     assert call.id in [channel.id for channel in await ari.list_channels()]
     playing = await ari.play_on_channel(call.id, "tone:busy")
+    assert (playing.media_uri, playing.target_uri) == ("tone:busy", f"channel:{call.id}")
     await call.stop_playback(playing.id)
+    assert (await call.play_file(filename="hello-world")).ok
     playing = await ari.play_on_channel(call.id, "sound:hello-world", lang="en")
     await ari.stop_playback(playing.id)
     await call.stop_playback(playing.id)  # it is over
     await ari.moh_start(call.id)
     await ari.moh_stop(call.id)
     await ari.send_dtmf(call.id, "12")
+    made = await ari.originate("Local/s@far-wait/n", priority=None)  # into the app: the default takes it
+    while not (other := app.get_session(made.id)):
+        await asyncio.sleep(0.02)
+    assert (other.app_name, made.dialplan_exten) == (call.app_name, "s")
+    await ari.hangup_channel(made.id)
+    await other.wait_ended()
+    made = await ari.originate("Local/s@far-wait/n", context="far-soon")
+    assert made.dialplan_context == "far-wait"
     bridge = await ari.create_bridge(name="meeting")
+    assert (bridge.bridge_type, bridge.bridge_class) == ("mixing", "stasis")
     await ari.add_to_bridge(bridge.id, [call.id])
     await ari.remove_from_bridge(bridge.id, [call.id])
     await ari.destroy_bridge(bridge.id)

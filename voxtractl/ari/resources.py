@@ -29,6 +29,7 @@ class Channel(NamedTuple):
     language: str = ""
     accountcode: str = ""
     protocol_id: str = ""  # of SIP the Call-ID, which the carrier knows as well
+    connected_name: str = ""
 
     @classmethod
     def of(cls, json: Mapping[str, Any]) -> Self:
@@ -49,6 +50,7 @@ class Channel(NamedTuple):
             _text(json, "language"),
             _text(json, "accountcode"),
             _text(json, "protocol_id"),
+            _text(connected, "name"),
         )
 
 
@@ -62,6 +64,7 @@ class Bridge(NamedTuple):
     creator: str = ""  # Stasis, or the application that made it
     channels: tuple[str, ...] = ()
     created: str = ""
+    bridge_class: str = ""  # base, stasis …
 
     @classmethod
     def of(cls, json: Mapping[str, Any]) -> Self:
@@ -74,6 +77,7 @@ class Bridge(NamedTuple):
             _text(json, "creator"),
             tuple(str(one) for one in channels) if isinstance(channels, list) else (),
             _text(json, "creationtime"),
+            _text(json, "bridge_class"),
         )
 
 

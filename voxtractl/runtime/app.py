@@ -227,8 +227,7 @@ class VoxtraApp:
         hub = next((hub for hub in self._hubs if call and hub.journal.node == call.node), self._hubs[0])
         return self._client(hub, self._hub_loop)
 
-    @staticmethod
-    def _client(hub: Hub, loop: asyncio.AbstractEventLoop) -> ARIClient:
+    def _client(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> ARIClient:
         return HubClient(hub, loop)
 
     @property

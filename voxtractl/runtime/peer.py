@@ -20,8 +20,7 @@ from uuid import uuid4
 
 import voxtractl
 from voxtractl import errors
-from voxtractl.ari import client, requests
-from voxtractl.ari.resources import Bridge, Channel, Playback
+from voxtractl.ari import client, requests, resources
 from voxtractl.audio.g711 import alaw_to_pcm, pcm_to_alaw, pcm_to_ulaw, ulaw_to_pcm
 from voxtractl.audio.resample import Resampler
 from voxtractl.runtime import app, session
@@ -31,6 +30,7 @@ from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.lifecycle import Direction, Ended
 from voxtractl.runtime.router import Route
 from voxtractl.runtime.session import CallState
+from voxtractl.runtime.sounds import Played
 
 if TYPE_CHECKING:
     from voxtractl.audio.leg import Leg
@@ -41,13 +41,17 @@ __all__ = [
     "AudioChunk",
     "AudioCodec",
     "AudioSocketConnection",
+    "Bridge",
     "CallSession",
+    "Channel",
     "CompositeSink",
     "LocalFileSink",
+    "Playback",
     "RecordingMetadata",
     "RecordingSink",
     "Router",
     "VoxtraApp",
+    "convert_audio",
 ]
 
 log = logging.getLogger(__name__)
@@ -93,10 +97,21 @@ _TO_PCM: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     AudioCodec.ALAW: alaw_to_pcm,
     AudioCodec.PCM_S16LE: bytes,
 }
+_OF_PCM: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    AudioCodec.ULAW: pcm_to_ulaw,
+    AudioCodec.ALAW: pcm_to_alaw,
+    AudioCodec.PCM_S16LE: bytes,
+}
+
+
+def convert_audio(data: bytes, *, from_codec: AudioCodec, to_codec: AudioCodec) -> bytes:
+    return data if from_codec == to_codec else _OF_PCM[to_codec](_TO_PCM[from_codec](data))
 
 
 class AudioSocketConnection:
     """The sound of a call in chunks: µ-law at 8000 Hz comes, any codec of AudioCodec goes."""
+
+    __slots__ = ("_leg", "_resamplers")  # a hook that is hung on it and never called is a fault
 
     codec: Final = AudioCodec.ULAW
     sample_rate: Final = RATE
@@ -194,6 +209,13 @@ class CallSession(session.CallSession):
         ] = {}  # by recording: (who is told, format, begin)
         self._socket: AudioSocketConnection | None = None
 
+    @property
+    def app_name(self) -> str:
+        return self.app
+
+    async def play_file(self, filename: str, lang: str = "", *, wait: bool = True) -> Played:
+        return await super().play_file(filename, lang, wait=wait)
+
     async def listen_dtmf(
         self, max_digits: int = 1, timeout: float = 10.0, *, terminator: str = "#", flush: bool = False
     ) -> Collected:
@@ -260,8 +282,57 @@ class CallSession(session.CallSession):
 # --- Asterisk itself --------------------------------------------------------------------------------------
 
 
+class Channel(resources.Channel):
+    """With the names that library has for what is told of a channel."""
+
+    __slots__ = ()
+    dialplan_context = resources.Channel.context
+    dialplan_exten = resources.Channel.exten
+    dialplan_priority = resources.Channel.priority
+    creationtime = resources.Channel.created
+
+
+class Bridge(resources.Bridge):
+    __slots__ = ()
+    bridge_type = resources.Bridge.type
+
+
+class Playback(resources.Playback):
+    __slots__ = ()
+    media_uri = resources.Playback.media
+    target_uri = resources.Playback.target
+
+
 class _Verbs(client.ARIClient):
     """Requests by name; ours are values of ``ari/requests.py`` that ``request`` sends."""
+
+    app_name: str  # where an answered channel goes that is not told a place in the dialplan
+
+    async def originate(  # type: ignore[override]
+        self,
+        endpoint: str,
+        *,
+        app: str | None = None,
+        context: str | None = None,
+        extension: str | None = None,
+        priority: int | None = None,
+        caller_id: str = "",
+        timeout: float = 30,
+        variables: Mapping[str, object] | None = None,
+        channel_id: str | None = None,
+    ) -> Channel:
+        where: dict[str, Any] = {"app": app or self.app_name}
+        if context is not None:
+            where = {"context": context, "extension": extension or "s", "priority": priority or 1}
+        made = await super().originate(
+            endpoint,
+            caller_id=caller_id,
+            timeout=timeout,
+            variables=variables,
+            channel_id=channel_id,
+            **where,
+        )
+        return Channel(*made)
 
     async def answer_channel(self, channel_id: str) -> None:
         await self.request(requests.answer(channel_id))
@@ -321,6 +392,10 @@ class _Verbs(client.ARIClient):
 
 class _HubVerbs(_Verbs, HubClient):
     """What ``app.ari`` is under ``voxtractl run``."""
+
+    def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop, app_name: str) -> None:
+        super().__init__(hub, loop)
+        self.app_name = app_name
 
 
 class ARIClient(_Verbs):
@@ -460,9 +535,8 @@ class VoxtraApp(app.VoxtraApp):
     def _route(self, call: session.CallSession) -> Route[Handler] | None:
         return self._router.find(call.called_number, call.caller_number)
 
-    @staticmethod
-    def _client(hub: Hub, loop: asyncio.AbstractEventLoop) -> client.ARIClient:
-        return _HubVerbs(hub, loop)
+    def _client(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> client.ARIClient:
+        return _HubVerbs(hub, loop, self.app_name)
 
     def get_session(self, session_id: str) -> session.CallSession | None:
         return self.calls.get(session_id)
@@ -489,6 +563,7 @@ _RECORDING: Final = {
     "CompositeSink": CompositeSink,
 }
 _CODEC: Final = {
+    "convert_audio": convert_audio,
     "ulaw_to_pcm": ulaw_to_pcm,
     "pcm_to_ulaw": pcm_to_ulaw,
     "alaw_to_pcm": alaw_to_pcm,
@@ -532,7 +607,7 @@ MODULES: Final[Mapping[str, Mapping[str, object]]] = {
     "voxtra.exceptions": _EXCEPTIONS,
     "voxtra.recording": _RECORDING,
     "voxtra.recording.sinks": _RECORDING,
-    "voxtra.audio": {name: _CODEC[name] for name in ("ulaw_to_pcm", "pcm_to_ulaw")},
+    "voxtra.audio": {name: _CODEC[name] for name in ("convert_audio", "ulaw_to_pcm", "pcm_to_ulaw")},
     "voxtra.audio.codec": _CODEC,
     "voxtra.audio.socket": {"AudioSocketConnection": AudioSocketConnection},
     "voxtra.ari": {"ARIClient": ARIClient, "Bridge": Bridge, "Channel": Channel, "Playback": Playback},

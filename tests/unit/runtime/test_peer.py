@@ -140,6 +140,18 @@ async def test_sound_is_ulaw_in_chunks_and_any_codec_out() -> None:
     await socket.close()
     assert socket.is_closed
     assert peer.AudioChunk().is_empty
+    with pytest.raises(AttributeError, match="on_hangup"):
+        socket.on_hangup = socket.close  # type: ignore[attr-defined]
+
+
+def test_sound_is_turned_from_any_codec_into_any() -> None:
+    every = bytes(range(256))  # each value there is, zero twice
+    codecs = peer.AudioCodec
+    assert peer.convert_audio(every, from_codec=codecs.ULAW, to_codec=codecs.ULAW) == every
+    pcm = peer.convert_audio(every, from_codec=codecs.ALAW, to_codec=codecs.PCM_S16LE)
+    assert peer.convert_audio(pcm, from_codec=codecs.PCM_S16LE, to_codec=codecs.ALAW) == every
+    ulaw = peer.convert_audio(every, from_codec=codecs.ALAW, to_codec=codecs.ULAW)
+    assert ulaw == pcm_to_ulaw(pcm)
 
 
 async def test_a_sink_that_fails_costs_no_other_sink(caplog: pytest.LogCaptureFixture) -> None:
