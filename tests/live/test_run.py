@@ -13,13 +13,14 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.live.carrier import Carrier
-from tests.live.conftest import NodeDocument
+from tests.live.conftest import LabFactory, NodeDocument
 from tests.live.pbx import ACME, BETA, Far, Pbx, until
 from tests.tools.proxy import proxy
 from voxtractl.lab import Lab
@@ -529,6 +530,49 @@ async def test_a_handler_reaches_asterisk_itself_from_its_own_thread(pbx: Pbx) -
         await until(lambda: f"{ACME}/1" in seen())
         run.process.terminate()
         await run.ends()
+
+
+async def test_what_is_done_for_a_call_is_done_at_its_node(pbx: Pbx, own_lab: LabFactory) -> None:
+    text = WAITS.replace(
+        "await call.listen_dtmf(timeout=60)",
+        """
+    @call.on_hangup
+    async def tell():
+        seen = {"MY_CALL_ID": app.tenant, "MY_RECORD": call.node}
+        await app.ari.originate("Local/s@far-wait/n", context="far-variables", extension="s", variables=seen)
+
+    other = await app.originate("Local/s@far-soon/n")
+    assert other.node == call.node
+    await call.bridge_with(other)
+    try:
+        await app.originate("Local/s@far-soon/n", node="nowhere")
+    except UsageFault as error:
+        print("told:", error, error.hint, flush=True)""",
+    )
+    there = Pbx(await asyncio.to_thread(own_lab), pbx.config)
+    here = pbx.config.read_text()
+    more = "".join(
+        f"{key} = {value!r}\n"
+        for key, value in {
+            "ari": there.lab.ari_url,
+            "ari_user": there.lab.ari_user,
+            "ari_password_file": str(there.lab.ari_password_file),
+            "store": f"local:{there.lab.store_dir}",
+        }.items()
+    )
+    pbx.config.write_text(f"{here}\n[nodes.there]\n{more}")
+    write(pbx, document(acme="acme.py:app"), acme=f"from voxtractl.errors import UsageFault\n{text}")
+    await asyncio.to_thread(pbx.voxtractl, "node", "init", "there", "--yes")
+    there.write_far_contexts()
+    await pushed(pbx)
+    async with running(pbx) as run:
+        for node, name in ((pbx, "lab"), (there, "there")):
+            node.call(ACME)
+            ask, word = partial(node.ari, "GET", "asterisk/variable", variable="SEEN"), f"acme/{name}"
+            await until(partial(lambda ask, word: word in ask()[1] or run.of("handler_failed"), ask, word))
+        assert run.of("handler_failed") == []
+        await until(lambda: run.log.count("told: acme has no node 'nowhere' one of lab, there") == 2)
+        await run.forced()
 
 
 async def test_every_request_the_peer_library_has_by_name_is_taken_by_asterisk(pbx: Pbx) -> None:

@@ -43,7 +43,7 @@ from voxtractl.runtime.journal import Journal, Sink
 from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
 from voxtractl.runtime.media import FAILURES, Breaker
 from voxtractl.runtime.router import Route, Router
-from voxtractl.runtime.session import CALL, TENANT, CallSession, context_of
+from voxtractl.runtime.session import CALL, NODE, TENANT, CallSession, context_of
 from voxtractl.runtime.usage import Usage
 from voxtractl.settings import Secret
 
@@ -188,7 +188,7 @@ class VoxtraApp:
         if self._own_hub:
             self._hear(sink, event)
         elif event["tenant"] == self.tenant:
-            where = context_of(self.tenant, event["call_id"])
+            where = context_of(self.tenant, event["call_id"], event["node"])
             # Others have the event too.
             self.loop.call_soon_threadsafe(self._hear, sink, dict(event), context=where)
 
@@ -223,9 +223,11 @@ class VoxtraApp:
         """Asterisk's REST interface; under ``voxtractl run`` that of the call's node, from whatever loop."""
         if self._hub_loop is None:
             return self._ari
-        call = self.calls.get(CALL.get() or "")
-        hub = next((hub for hub in self._hubs if call and hub.journal.node == call.node), self._hubs[0])
-        return self._client(hub, self._hub_loop)
+        return self._client(self._hub_here(), self._hub_loop)
+
+    def _hub_here(self) -> Hub:
+        """Of the node whose call this is done for, else the first."""
+        return next((hub for hub in self._hubs if hub.journal.node == NODE.get()), self._hubs[0])
 
     def _client(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> ARIClient:
         return HubClient(hub, loop)
@@ -444,6 +446,7 @@ class VoxtraApp:
         """The one place where foreign code runs: whatever it raises is this call's end and nobody else's."""
         TENANT.set(self.tenant)
         CALL.set(call.id)
+        NODE.set(call.node)
         if not call.claim():
             call.attended = False
             log.warning("the call to %s took the fallback: its handler came too late", call.called_number)
@@ -485,11 +488,16 @@ class VoxtraApp:
         ``timeout`` is the ringing time in seconds. ``wait=False`` returns the ringing session. ``variables``
         become strings (True is "1"). Raises OriginateFailed with disposition and cause when nobody answers,
         LimitReached over the tenant's max_channels (nothing is dialled), UsageFault for what cannot be sent.
-        A tenant's calls_per_second are kept by waiting.
+        A tenant's calls_per_second are kept by waiting. It is made at ``node``, else at that of the call
+        whose handler asks, else at the tenant's first.
         """
-        hub = next((hub for hub in self._hubs if node is None or hub.journal.node == node), None)
-        if hub is None:
+        if not self._hubs:
             raise RuntimeFault("the app is not started", hint="await app.start() first")
+        here = self._hub_here() if node is None else None
+        hub = here or next((hub for hub in self._hubs if hub.journal.node == node), None)
+        if hub is None:
+            nodes = ", ".join(str(hub.journal.node) for hub in self._hubs)
+            raise UsageFault(f"{self.tenant or self.app_name} has no node {node!r}", hint=f"one of {nodes}")
         return await self.call(
             endpoint, caller_id=caller_id, timeout=timeout, variables=variables, wait=wait, hub=hub
         )

@@ -41,12 +41,13 @@ if TYPE_CHECKING:
     from voxtractl.runtime.speech import Said, Transcript
     from voxtractl.runtime.taker import Taker
 
-__all__ = ["CALL", "TENANT", "CallSession", "CallState", "Queued", "context_of", "line_of"]
+__all__ = ["CALL", "NODE", "TENANT", "CallSession", "CallState", "Queued", "context_of", "line_of"]
 
 log = logging.getLogger(__name__)
 
 TENANT: Final[ContextVar[str | None]] = ContextVar("voxtractl_tenant", default=None)
 CALL: Final[ContextVar[str | None]] = ContextVar("voxtractl_call", default=None)
+NODE: Final[ContextVar[str | None]] = ContextVar("voxtractl_node", default=None)  # of the call
 
 C = TypeVar("C", bound=hooks.Hook)
 
@@ -98,7 +99,7 @@ class CallSession:
         self._taker = taker
         self._loop = taker.loop
         self.id: str = channel["id"]
-        self._context = context_of(taker.tenant, self.id)
+        self._context = context_of(taker.tenant, self.id, hub.journal.node)
         self.app = app
         self.args = tuple(args)
         self.direction = direction
@@ -878,11 +879,12 @@ class CallSession:
         return self._channel.expect(UP, "originate")
 
 
-def context_of(tenant: str | None, call_id: str) -> Context:
-    """Where what is done for a call runs, so that each line of the log has both."""
+def context_of(tenant: str | None, call_id: str, node: str | None) -> Context:
+    """Where what is done for a call runs, so that each line of the log has both, and its node is asked."""
     context = copy_context()
     context.run(TENANT.set, tenant)
     context.run(CALL.set, call_id)
+    context.run(NODE.set, node)
     return context
 
 

@@ -13,7 +13,7 @@ from voxtractl.runtime.disposition import Disposition
 from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
 from voxtractl.runtime.session import CallSession
 
-CALL = {"event": "call_started", "tenant": None, "call_id": "1"}
+CALL = {"event": "call_started", "node": None, "tenant": None, "call_id": "1"}
 
 
 class Base(BaseException):
