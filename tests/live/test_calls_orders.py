@@ -501,6 +501,8 @@ async def test_who_answers_when_the_caller_goes_is_ended_too(pbx: Pbx) -> None:
 async def test_a_call_that_is_over_or_rings_cannot_be_connected_and_the_caller_stays(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> str:
         await call.answer()
+        with pytest.raises(CallError, match="is this one"):
+            await asyncio.wait_for(call.bridge_with(call), 5)
         gone = await app.originate("Local/s@far-soon/n")
         await gone.wait_ended()
         with pytest.raises(CallError, match="is over"):

@@ -541,6 +541,11 @@ async def test_what_is_done_for_a_call_is_done_at_its_node(pbx: Pbx, own_lab: La
         seen = {"MY_CALL_ID": app.tenant, "MY_RECORD": call.node}
         await app.ari.originate("Local/s@far-wait/n", context="far-variables", extension="s", variables=seen)
 
+    other = await app.originate("Local/s@far-soon/n", node={"lab": "there", "there": "lab"}[call.node])
+    try:
+        await call.bridge_with(other)
+    except CallError as error:
+        assert f"is at the node {other.node}, this one at {call.node}" in str(error)
     other = await app.originate("Local/s@far-soon/n")
     assert other.node == call.node
     await call.bridge_with(other)
@@ -561,7 +566,9 @@ async def test_what_is_done_for_a_call_is_done_at_its_node(pbx: Pbx, own_lab: La
         }.items()
     )
     pbx.config.write_text(f"{here}\n[nodes.there]\n{more}")
-    write(pbx, document(acme="acme.py:app"), acme=f"from voxtractl.errors import UsageFault\n{text}")
+    write(
+        pbx, document(acme="acme.py:app"), acme=f"from voxtractl.errors import CallError, UsageFault\n{text}"
+    )
     await asyncio.to_thread(pbx.voxtractl, "node", "init", "there", "--yes")
     there.write_far_contexts()
     await pushed(pbx)

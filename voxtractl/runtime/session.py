@@ -584,13 +584,13 @@ class CallSession:
         call.
 
         Sounds and music on hold of both are stopped. Raises CallError when the other call is over, or was
-        not answered yet, or one of the two is connected already: this one stays. Until it returns, neither
-        goes into the dialplan or has its sound opened. Who gives up waiting has this call as it was before,
-        and the other too.
+        not answered yet, or is at another node, or one of the two is connected already: this one stays. Until
+        it returns, neither goes into the dialplan or has its sound opened. Who gives up waiting has this call
+        as it was before, and the other too.
         """
         op = "bridge_with"
         self._channel.check(op)
-        if other.is_gone or other._is_coming:
+        if other.is_gone or other._is_coming or other is self or other._hub is not self._hub:
             raise self._not_here(other)
         self._channel.must_be_alone(op)
         other._channel.must_be_alone(op)
@@ -633,7 +633,14 @@ class CallSession:
         return await self.wait_ended()
 
     def _not_here(self, other: "CallSession") -> CallError:
-        what = "was not answered yet" if other._is_coming and not other.is_gone else "is over"
+        if other is self:
+            what = "is this one"
+        elif other._hub is not self._hub:
+            what = f"is at the node {other.node}, this one at {self.node}"
+        elif other._is_coming and not other.is_gone:
+            what = "was not answered yet"
+        else:
+            what = "is over"
         return CallError(f"bridge_with: the other call, {other.id}, {what}", call=self.id)
 
     async def _apart(self, bridge: str, other: "CallSession") -> None:
