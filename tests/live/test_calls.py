@@ -136,7 +136,7 @@ async def test_a_sound_is_waited_for_a_missing_one_is_told_and_the_caller_stays(
     async def handler(call: CallSession) -> list[str]:
         await call.answer()
         started = await call.play_file(SOUND, wait=False)
-        good = await call.play_file(SOUND)
+        good = await call.play_file(f"sound:{SOUND}")
         bad = await call.play_file("no-such-sound")
         again = await call.play("digits:1", "sound:" + SOUND)
         return [started.status, good.status, bad.status, again.status]

@@ -273,13 +273,16 @@ class CallSession:
     # --- sounds -----------------------------------------------------------------------------------------
 
     async def play_file(self, sound: str, lang: str = "", *, wait: bool = True) -> Played:
-        """Play a sound file of the node; returns when it has ended. Several: ``play("sound:a", "sound:b")``.
+        """Play a sound file of the node (``sound:`` before its name is no part of it); returns when it has
+        ended. Several: ``play("sound:a", "sound:b")``.
 
         ``lang`` is the language of the file, the channel's when empty. With ``wait=False`` at once. A missing
         file gives ``Played(status="failed")``, an error in the log and the event playback_failed: the caller
         stays. Raises CallEnded.
         """
-        return await self._sounds.play([f"sound:{sound}"], "play_file", wait=wait, lang=lang)
+        return await self._sounds.play(
+            [f"sound:{sound.removeprefix('sound:')}"], "play_file", wait=wait, lang=lang
+        )
 
     async def play_url(self, url: str, *, wait: bool = True) -> Played:
         """Play a file that Asterisk fetches by HTTP and keeps in its media cache."""
