@@ -228,6 +228,27 @@ async def test_sound_goes_both_ways_between_the_caller_and_the_handler(line: tup
         assert heard_pitch(dialog.heard, 8000) == pytest.approx(700, abs=10)
 
 
+async def test_who_is_not_answered_yet_hears_the_handler_too(line: tuple[Pbx, Exchange]) -> None:
+    pbx, there = line
+
+    async def handler(call: CallSession) -> str:
+        await call.ring()
+        leg = await call.audio_stream(16000)
+        await leg.send(tone(700, 1.0, 16000))
+        await leg.drained()
+        state = str(call.state)
+        await call.answer()
+        await call.hangup()
+        return state
+
+    async with serving(pbx, handler) as (_, seen):
+        dialog = await there.call(ACME)
+        assert await asyncio.wait_for(seen.result, 15) == "ringing"
+        await over(dialog)
+        assert dialog.got == ["100", "180", "183", "200", "BYE"]
+        assert heard_pitch(dialog.heard, 8000) == pytest.approx(700, abs=10)
+
+
 @pytest.mark.parametrize(
     ("reason", "status"), [("busy", 486), ("congestion", 503), ("rejected", 403), ("unallocated", 404)]
 )

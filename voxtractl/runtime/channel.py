@@ -41,6 +41,7 @@ class Channel:
         "hub",
         "id",
         "is_gone",
+        "is_up",
         "loop",
         "other",
         "told",
@@ -57,6 +58,7 @@ class Channel:
         self.id = call_id
         self.told = told
         self.is_gone = False  # from the first sign that the other side is
+        self.is_up = False
         self.untouched = True  # no command was given to it yet
         self.visits = visits  # how often it came into its app
         self.touched = 0  # the visit in which somebody did something with it, the last time

@@ -196,8 +196,16 @@ class Media:
         if channel.bridge is None:
             channel.must_be_alone("audio_stream")
             await self._sounds.until_quiet("audio_stream", at_once=True)
+            if not channel.is_up:
+                await self._open_early()
             channel.bridge = await channel.open_bridge([channel.id], "audio_stream")
         return channel.bridge
+
+    async def _open_early(self) -> None:
+        """Let the caller hear sound before the answer. Asterisk opens the line (SIP 183) for a sound of its
+        own, silence too, but not for a bridge."""
+        for request in (requests.silence_start, requests.silence_stop):
+            await self._channel.command(request(self._channel.id), "audio_stream")
 
     async def _open(self, rate: int, op: str) -> tuple[str, Leg]:
         self._channel.check(op)

@@ -107,7 +107,6 @@ class CallSession:
         self.node = hub.journal.node
         self.line = line_of(channel)  # where in the dialplan it came into the app
         self.metadata: dict[str, Any] = {}
-        self.is_up = channel.get("state") == "Up"
         self.trunk = ""  # the PJSIP endpoint it was dialled over
         self.queue_status: str | None = None
         self.ended: Ended | None = None
@@ -123,6 +122,7 @@ class CallSession:
         }
         visits = 1 if direction is Direction.INBOUND else 0
         self._channel = Channel(hub, self._loop, self.id, told, visits=visits)
+        self.is_up = channel.get("state") == "Up"
         self._sounds = Sounds(self._channel)
         self._media = Media(self._channel, self._sounds, taker, app)
         self._recordings = Recordings(self._channel, self._media, f"{self.tenant or 'call'}-{self.id}")
@@ -167,6 +167,14 @@ class CallSession:
     @called_number.setter
     def called_number(self, number: str) -> None:
         self._channel.told["did"] = number
+
+    @property
+    def is_up(self) -> bool:
+        return self._channel.is_up
+
+    @is_up.setter
+    def is_up(self, is_up: bool) -> None:
+        self._channel.is_up = is_up
 
     @property
     def is_gone(self) -> bool:
