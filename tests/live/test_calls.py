@@ -696,6 +696,20 @@ async def test_hooks_of_the_app_frame_its_calls(pbx: Pbx) -> None:
         assert (busy.state, busy.duration) == ("failed", 0.0)
 
 
+async def test_nobody_is_called_before_the_app_is_served(pbx: Pbx) -> None:
+    app = VoxtraApp(**pbx.account, app_name="voxtra-acme")
+
+    @app.on_startup
+    async def too_early() -> None:
+        with pytest.raises(RuntimeFault, match="not served yet"):
+            await app.originate("Local/s@far-wait/n")
+
+    await app.start()
+    assert app.calls == {}
+    await (await app.originate("Local/s@far-wait/n")).hangup()
+    await app.stop()
+
+
 async def test_an_app_whose_startup_hook_fails_is_not_started(pbx: Pbx) -> None:
     name = "voxtra-unstarted"  # of no other test: Asterisk lists an app a moment longer than it is there
 

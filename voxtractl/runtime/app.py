@@ -487,9 +487,9 @@ class VoxtraApp:
 
         ``timeout`` is the ringing time in seconds. ``wait=False`` returns the ringing session. ``variables``
         become strings (True is "1"). Raises OriginateFailed with disposition and cause when nobody answers,
-        LimitReached over the tenant's max_channels (nothing is dialled), UsageFault for what cannot be sent.
-        A tenant's calls_per_second are kept by waiting. It is made at ``node``, else at that of the call
-        whose handler asks, else at the tenant's first.
+        LimitReached over the tenant's max_channels (nothing is dialled), UsageFault for what cannot be sent,
+        RuntimeFault as long as the app is not served. A tenant's calls_per_second are kept by waiting. It is
+        made at ``node``, else at that of the call whose handler asks, else at the tenant's first.
         """
         if not self._hubs:
             raise RuntimeFault("the app is not started", hint="await app.start() first")
@@ -514,6 +514,11 @@ class VoxtraApp:
     ) -> CallSession:
         """As ``originate``, on this node."""
         self._must_have_room()
+        if not hub.has_begun(self.app_name):
+            raise RuntimeFault(
+                "the app is not served yet: it calls nobody",
+                hint="calls can be made when it serves, which is after its startup hooks",
+            )
         trunk = _trunk(endpoint)
         if trunk and (wait_for := self._dialling[hub.journal.node, trunk].check(monotonic())):
             raise OriginateFailed(

@@ -131,6 +131,10 @@ class Hub:
             raise RuntimeError("the hub is not started")
         return self._loop
 
+    def has_begun(self, app: str) -> bool:
+        """The app is registered, or was until another process took it."""
+        return app in self._web.registered or app in self._web.taken
+
     @property
     def connected(self) -> bool:
         """Events come of every app there is to serve, if any."""
