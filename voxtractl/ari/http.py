@@ -28,13 +28,15 @@ def base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        good = good and not parts.path.rstrip("/").endswith("/ari")
     except ValueError:  # a port above 65535, half an IPv6 address
         good = False
     secret = "@" in url or "?" in url
     if not good or secret or re.search(r"[^!-~]|#", url):
         raise UsageFault(
             f"{'what was given' if secret else repr(url)} is no URL of an Asterisk",
-            hint="http or https, host and port, such as http://127.0.0.1:8088; user and password stand apart",
+            hint="http or https, host and port without /ari, such as http://127.0.0.1:8088; user and password"
+            " stand apart",
         )
     return url.rstrip("/")
 

@@ -223,6 +223,8 @@ def test_a_url_is_a_server(url: str, host: str, port: int, tls: bool) -> None:
         "http://host:99999",
         "http://host:port",
         "http://host:0",
+        "http://host:8088/ari",
+        "http://host/pbx/ari/",
         "http://[::1",
         "http://host/x y",
         "http://host\r\nX-More: 1",
