@@ -1490,6 +1490,35 @@ async def handler(call):
 """
 
 
+async def test_the_service_manager_hears_what_the_process_does(
+    pbx: Pbx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(pbx, document(acme="acme.py:app"), acme=WAITS)
+    await pushed(pbx)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(15)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "100000")
+
+        async def hears(word: str, status: str = "") -> None:
+            """Between signs of life, which come all the time."""
+            heard = ["WATCHDOG=1"]
+            while heard == ["WATCHDOG=1"]:
+                heard = (await asyncio.to_thread(manager.recv, 4096)).decode().split("\n")
+            assert heard[0] == word
+            assert not status or heard[1] == f"STATUS={status}"
+
+        async with running(pbx) as run:
+            await hears("READY=1", "serving 1 of 1 tenants on lab")
+            run.process.send_signal(signal.SIGHUP)
+            await hears("RELOADING=1")
+            await hears("READY=1", "serving 1 of 1 tenants on lab")
+            run.process.terminate()
+            await hears("STOPPING=1", "draining")
+            await run.ends()
+
+
 async def test_who_stands_still_with_a_lock_of_asterisk_takes_nobody_with_it(pbx: Pbx) -> None:
     write(pbx, "[defaults]\nworkers = 2\n" + document(acme="acme.py:app"), acme=STANDS_STILL + ADOPTS)
     await pushed(pbx)

@@ -186,8 +186,11 @@ async def _serve(
     import asyncio
 
     from voxtractl.cli.entry import SIGNALS
+    from voxtractl.runtime.service import ServiceManager
 
     loop = asyncio.get_running_loop()
+    manager = ServiceManager()
+    living = loop.create_task(manager.live())
     told, forced = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:
@@ -199,11 +202,13 @@ async def _serve(
     started = hung_up = False
 
     async def again() -> None:
+        manager.reloading()
         if lines is not None:
             lines.reopen()
         await supervisor.reload()
         await supervisor.reclaim(force=True)
         await supervisor.readmit()
+        manager.ready(supervisor.sentence())
 
     def reload() -> None:
         nonlocal hung_up
@@ -221,10 +226,12 @@ async def _serve(
             say("stopped by a signal before it served")
             return
         say(supervisor.sentence())
+        manager.ready(supervisor.sentence())
         started = True
         if hung_up:
             reload()
         failure = await _until(told, supervisor)
+        manager.stopping()
         faults = supervisor.without_handler
         if told.is_set():
             say(f"draining: calls get {drain:.0f} s; a second signal ends them now")
@@ -239,6 +246,7 @@ async def _serve(
         await supervisor.close()  # a signal does not cut it short: it is bounded, and hooks always run
         if counters is not None:
             await counters.close()
+        living.cancel()
         for number in SIGNALS:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)  # it ends anyway, and has an exit code to tell

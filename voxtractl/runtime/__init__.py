@@ -1,7 +1,8 @@
 """Calls: Asterisk's events become sessions, handlers get them, every session ends once.
 
     supervisor      all tenants of a document in one process; beside it: loading a handler file, the tenants'
-                    loops (threads), other workers, logs, monitor (/metrics), peer (files for voxtra)
+                    loops (threads), other workers, logs, monitor (/metrics), service (systemd),
+                    peer (files for voxtra)
     app             VoxtraApp: handlers by number, calls to them, calls out
     hub             one Asterisk: its events become calls, its channels get commands
       websockets    which Stasis app is on which connection
