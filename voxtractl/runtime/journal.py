@@ -8,10 +8,12 @@ event costs nothing. The journal may be written to from several threads.
 import json
 import logging
 import os
+import stat
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from queue import Full, Queue
 from typing import Any, Final
 
@@ -72,16 +74,18 @@ FLUSH: Final = 2.0  # seconds for them at the end
 class JsonLines:
     """A sink that appends one JSON object a line to a file, "-" for standard output.
 
-    A thread writes, so that a full disk or a reader that sleeps holds up no call. Only whole lines are
-    written; what cannot be is lost, and the log says so and how many. Raises OSError when the file cannot be
-    opened: ENXIO when it is a pipe that nobody reads.
+    A thread writes, so that a full disk or a reader that sleeps holds up no call. What cannot be written is
+    lost, and the log says so and how many. A line that was written in part is finished later; in another
+    file, or by another process, a new one begins. Raises OSError when the file cannot be opened: ENXIO when
+    it is a pipe that nobody reads.
     """
 
     def __init__(self, place: str) -> None:
         self.place = place
         self._file = self._open()
         self._events: Queue[Mapping[str, Any] | None] = Queue(WAITING_MAX)  # None wakes the thread only
-        self._rest = b""  # of a line that was written in part
+        self._rest = _line_end(self._file, place)  # what is to be written next
+        self._begun = b""  # the line whose end may be in that
         self.lost = 0  # events that could not be written, since it last could be
         self._moved = self._ends = False
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
@@ -99,10 +103,14 @@ class JsonLines:
         self._wake()
 
     def close(self) -> None:
-        """Write what waits, unless that takes longer than ``FLUSH``."""
+        """Write what waits, unless that takes longer than ``FLUSH``; tell how many are lost."""
         self._ends = True
         self._wake()
         self._thread.join(FLUSH)
+        with self._events.mutex:
+            waiting = sum(event is not None for event in self._events.queue)
+        if lost := self.lost + sum(map(bool, self._rest.splitlines())) + waiting:
+            log.warning("%s: %d events were lost at the end", self.place, lost)
 
     def _wake(self) -> None:
         with suppress(Full):  # then it does not sleep
@@ -123,29 +131,24 @@ class JsonLines:
             if self._moved:
                 self._moved = False
                 self._reopen()
-            if event is not None:
-                self._write(event)
+            self._write(b"" if event is None else _line(event))
         os.close(self._file)
 
-    def _write(self, event: Mapping[str, Any]) -> None:
-        try:
-            # What is no Unicode, of a file's name in a handler's error, say, is escaped as JSON has it.
-            text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-            line = text.encode(errors="backslashreplace") + b"\n"
-        except Exception:  # a handler may have given its call a number that is none; the next event is told
-            log.exception("an event could not be told: %s", event.get("event"))
+    def _write(self, line: bytes) -> None:
+        self._rest += line
+        if not self._rest:
             return
-        data = self._rest + line
         try:
-            while data:
-                data = data[os.write(self._file, data) :]
+            while self._rest:
+                self._rest = self._rest[os.write(self._file, self._rest) :]
         except OSError as exc:
             # A line that has begun is finished later; one that has not is lost.
-            self._rest = data[: -len(line)] if len(data) >= len(line) else data
-            if len(data) >= len(line):
+            if len(self._rest) < len(line):
+                self._begun = line
+            elif line:
+                self._rest = self._rest[: -len(line)]
                 self._lose((exc.strerror or str(exc)).lower())
             return
-        self._rest = b""
         if self.lost and self._events.qsize() < WAITING_MAX // 2:
             log.warning("%s: events are written again; %d were lost", self.place, self.lost)
             self.lost = 0
@@ -162,4 +165,28 @@ class JsonLines:
             log.warning("%s: cannot be opened again, the old file stays in use: %s", self.place, exc.strerror)
             return
         os.close(self._file)
-        self._file, self._rest = new, b""
+        self._file = new
+        # What was written of a line is in the old file, and nobody puts them together.
+        self._rest = _line_end(new, self.place) + (self._begun if self._rest.strip() else b"")
+
+
+def _line(event: Mapping[str, Any]) -> bytes:
+    """b"" when it cannot be told: a handler may have given its call a number that is none."""
+    try:
+        # What is no Unicode, of a file's name in a handler's error, say, is escaped as JSON has it.
+        text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+        return text.encode(errors="backslashreplace") + b"\n"
+    except Exception:
+        log.exception("an event could not be told: %s", event.get("event"))
+        return b""
+
+
+def _line_end(file: int, place: str) -> bytes:
+    """What ends the last line of a file when nothing does: a disk was full, or a machine went down."""
+    known = os.fstat(file)
+    if place == "-" or not stat.S_ISREG(known.st_mode) or not known.st_size:
+        return b""
+    with suppress(OSError), Path(place).open("rb") as written:
+        written.seek(-1, os.SEEK_END)
+        return b"" if written.read() == b"\n" else b"\n"
+    return b""

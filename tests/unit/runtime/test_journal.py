@@ -8,7 +8,8 @@ import re
 import resource
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,31 +120,81 @@ def test_a_new_file_that_cannot_be_opened_leaves_the_old_one(
     assert "the old file stays in use" in caplog.text
 
 
+@contextmanager
+def full_after(size: int) -> Iterator[None]:
+    """A limit of the process stands for the disk: a write goes as far as it can, the next one fails."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+
+
+def begun(file: Path) -> JsonLines:
+    """A sink with one event in its file."""
+    sink = JsonLines(str(file))
+    sink({"n": 0, "long": "x" * 100})
+    wait_until(lambda: file.stat().st_size > 0)
+    return sink
+
+
 def test_what_a_full_disk_does_not_take_is_told_once_with_its_number_and_no_line_is_torn(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "events"
-    sink = JsonLines(str(file))
-    sink({"n": 0, "long": "x" * 100})
-    wait_until(lambda: file.stat().st_size > 0)
+    sink = begun(file)
     most = file.stat().st_size
-    # A limit of the process stands for the disk: a write goes as far as it can, the next one fails.
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most + 3, before[1]))
-    try:
+    with full_after(most + 3):
         for n in range(1, 11):
             sink({"n": n})
         wait_until(lambda: sink.lost == 9)  # the first one has begun and is finished later
         assert file.stat().st_size == most + 3
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     sink({"n": 11})
     sink.close()
     assert lines(file) == [0, 1, 11]
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     assert "9 were lost" in caplog.text
+
+
+def test_a_line_that_was_begun_in_a_file_that_was_moved_away_is_whole_in_the_new_one(tmp_path: Path) -> None:
+    file = tmp_path / "events"
+    sink = begun(file)
+    with full_after(file.stat().st_size + 3):
+        sink({"n": 1})
+        sink({"n": 2})
+        wait_until(lambda: sink.lost == 1)
+        old = file.rename(tmp_path / "events.1")
+        sink.reopen()
+        wait_until(file.exists)
+    sink({"n": 3})
+    sink.close()
+    assert old.read_bytes().endswith(b'}\n{"n')
+    assert lines(file) == [1, 3]
+
+
+def test_a_line_that_nobody_will_finish_is_ended_before_the_next_one(tmp_path: Path) -> None:
+    """The disk was full to the end of the process, or the machine went down."""
+    file = tmp_path / "events"
+    file.write_text('{"n":0}\n{"n')
+    sink = JsonLines(str(file))
+    sink({"n": 1})
+    sink.close()
+    assert file.read_text() == '{"n":0}\n{"n\n{"n":1}\n'
+
+
+def test_what_is_lost_at_the_end_is_told_with_its_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "events"
+    sink = begun(file)
+    with full_after(file.stat().st_size + 3):
+        for n in range(1, 11):
+            sink({"n": n})
+        sink.close()
+    assert "10 events were lost at the end" in caplog.text
 
 
 def test_a_reader_that_sleeps_holds_up_nobody(
@@ -160,6 +211,10 @@ def test_a_reader_that_sleeps_holds_up_nobody(
     sink.close()  # returns although nobody reads
     assert sink.lost > 3000
     assert "faster than they are taken" in caplog.text
+    told = re.search(r"(\d+) events were lost at the end", caplog.text)
+    read = os.read(reader, 1 << 20).count(b"\n")
+    assert told is not None
+    assert int(told[1]) + read == 5000
     os.close(reader)  # the thread ends
 
 
