@@ -150,12 +150,21 @@ class _Writer(logging.Handler):
 
 
 class Log:
-    """How the log of the process is written; what ``configure`` has made so."""
+    """How the log of the process is written; what ``configure`` has made so. What Python itself would write
+    to stderr is in it too: exceptions of threads, those nobody can be told of, and warnings."""
 
     def __init__(self, writer: _Writer, redact: _Redact, form: logging.Formatter, level: int) -> None:
         self._writer, self._redact, self._form, self._level = writer, redact, form, level
         self.say = writer.write  # a line as it is
-        self.end = writer.end
+        self._before = threading.excepthook, sys.unraisablehook
+        threading.excepthook, sys.unraisablehook = _thread_failed, _left_unsaid
+        logging.captureWarnings(True)
+
+    def end(self) -> None:
+        """Write what waits, unless that takes longer than ``FLUSH``; what is told then is written at once."""
+        threading.excepthook, sys.unraisablehook = self._before
+        logging.captureWarnings(False)
+        self._writer.end()
 
     def keep(self) -> None:
         """Make it so again. A handler file that configures logging does so for every tenant: ``dictConfig``
@@ -196,6 +205,17 @@ def configure(
     told = Log(_Writer(stream), _Redact(secrets), form, level)
     told.keep()
     return told
+
+
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is not SystemExit:
+        name = args.thread.name if args.thread else "?"
+        log.error("the thread %s failed", name, exc_info=args.exc_value or args.exc_type())
+
+
+def _left_unsaid(args: "sys.UnraisableHookArgs") -> None:
+    what = args.err_msg or "an exception that nobody can be told of"
+    log.error("%s: %r", what, args.object, exc_info=args.exc_value or args.exc_type())
 
 
 def _set_level(logger: logging.Logger, level: int) -> None:

@@ -6,7 +6,9 @@ import logging
 import logging.config
 import os
 import re
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from threading import Thread
 
@@ -73,6 +75,32 @@ def test_json_lines_stay_json_where_the_locale_is_not_utf_8(stream: io.StringIO)
     logging.getLogger("x").warning("Zoë 中")
     told.end()
     assert json.loads(written.getvalue())["message"] == "Zoë 中"
+
+
+@pytest.mark.filterwarnings("always")
+def test_what_python_itself_would_tell_is_in_the_log(
+    stream: io.StringIO, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Left:
+        def __del__(self) -> None:
+            raise KeyError(CANARY)
+
+    def fails() -> None:
+        raise ValueError(CANARY)
+
+    told = logs.configure(as_json=True, secrets=[Secret(CANARY)], stream=stream)
+    for work in (fails, sys.exit, Left, lambda: warnings.warn(CANARY, stacklevel=1)):
+        thread = Thread(target=work, name=work.__name__)
+        thread.start()
+        thread.join()
+    told.end()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["level"] for line in lines] == ["error", "error", "warning"]
+    assert lines[0]["message"] == "the thread fails failed"
+    assert lines[0]["traceback"].endswith("ValueError: ****")
+    assert lines[1]["traceback"].endswith("KeyError: '****'")
+    assert "UserWarning: ****" in lines[2]["message"]
+    assert capfd.readouterr() == ("", "")
 
 
 class Unspeakable:
