@@ -1104,6 +1104,21 @@ async def test_a_changed_document_is_served_without_dropping_a_call(pbx: Pbx) ->
         await run.forced()
 
 
+async def test_a_tenant_that_moves_to_a_node_of_later_is_served_where_its_calls_come(pbx: Pbx) -> None:
+    write(pbx, document(acme="acme.py:app", beta="acme.py:app"), acme=SAYS_BYE)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        other = '[nodes.other]\nari = "http://127.0.0.1:9"\nari_user = "x"\nari_password_env = "HOME"\n'
+        moved = document(beta="acme.py:app", acme="acme.py:app") + 'nodes = ["other"]\n'
+        write(pbx, f'{other}store = "memory:other"\n{moved}')
+        await run.says("restart to serve them")
+        await run.says("reloaded: 2 tenants served")
+        pbx.call(ACME)  # nothing is pushed yet
+        await until(lambda: [end["ended_by"] for end in run.of("call_ended")] == ["handler"])
+        run.process.terminate()
+        await run.ends()
+
+
 async def test_until_the_push_calls_over_the_old_app_reach_the_handler(pbx: Pbx) -> None:
     hooks = """
 db = []

@@ -274,13 +274,14 @@ class Supervisor:
         return document.parse(sources)
 
     def _wanted(self, fleet: Fleet) -> dict[str, Tenant]:
-        """The tenants to serve here: with a handler, on one of our nodes."""
+        """The tenants to serve here: with a handler, on one of our nodes, or served there until now, for
+        until the dialplan is pushed their calls come there."""
         return {
             slug: tenant
             for slug, tenant in fleet.tenants.items()
             if tenant.handler
             and (not self._only or slug in self._only)
-            and (not tenant.nodes or set(tenant.nodes) & set(self.hubs))
+            and (not tenant.nodes or set(tenant.nodes) & set(self.hubs) or slug in self.served)
         }
 
     async def reload(self) -> bool:
