@@ -223,6 +223,10 @@ class Code:
             return True
         return any(_stamp(file) != stamp for file, stamp in list(self._stamps.items()))
 
+    def now(self) -> object:
+        """What its files are now: the same for as long as they do not change."""
+        return _real(self._given), {file: _stamp(file) for file in list(self._stamps)}
+
     def hangs(self) -> bool:
         """Its load has begun and has not ended."""
         return self._thread is not None and self._thread.is_alive()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Final
 
 from voxtractl import files, naming
@@ -56,6 +56,8 @@ LOAD_TIMEOUT: Final = 30.0  # seconds a handler file may take to load, its start
 SETTLE: Final = 6.0  # seconds for handlers and hooks of calls at the end
 SHUT_DOWN: Final = 5.0  # seconds for the shutdown hooks after that
 LOOK_EVERY: Final = 2.0  # seconds between looks at the document's files
+WRITING: Final = 0.5  # seconds in which they must not change: then nobody is writing them
+WRITES_MAX: Final = 20  # looks of that kind, when somebody always is
 
 
 @dataclass(eq=False)
@@ -552,8 +554,18 @@ class Supervisor:
         await self._retire()
 
     def _changed(self, codes: list[Code]) -> bool:
-        """The files on disk are not those we serve; runs in a thread, for there may be many."""
-        return files.read_sources(self.config) != self._sources or any(code.is_stale() for code in codes)
+        """The files on disk are not those we serve; runs in a thread, for there may be many. One that is
+        being written is waited for: half a document may be valid, with half of the tenants."""
+        written = files.read_sources(self.config)
+        if written == self._sources and not any(code.is_stale() for code in codes):
+            return False
+        now = written, [code.now() for code in codes]
+        for _ in range(WRITES_MAX):
+            sleep(WRITING)
+            before, now = now, (files.read_sources(self.config), [code.now() for code in codes])
+            if now == before:
+                break
+        return True
 
     async def reclaim(self, *, force: bool = False) -> None:
         """Serve apps that another process took, when it has left them; ``force``: take them back."""

@@ -192,6 +192,7 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     found = Fleet(tmp_path)
     monkeypatch.setattr(supervisor_module, "ARIClient", found.ari)
     monkeypatch.setattr(supervisor_module, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(supervisor_module, "WRITING", 0.01)
     monkeypatch.setattr(supervisor_module, "PATIENCE", 0.5)
     return found
 
@@ -571,6 +572,31 @@ async def test_a_document_that_cannot_be_read_is_told_once_with_its_path(
             assert caplog.text.count(f"the document cannot be read: {fleet.config}: ") == times
             fleet.write(acme=SERVED)
             await asyncio.sleep(0.1)
+    finally:
+        await runs.close()
+
+
+async def test_a_document_that_is_being_written_is_waited_for(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    fleet.write(acme=SERVED, beta=SERVED)
+    begin, table, rest = fleet.config.read_text().partition("[tenants.beta]")
+    runs = Supervisor(fleet.config)
+    await runs.start()
+    to_come = [table + rest, "# a remark\n", begin]
+
+    def writes(_: float) -> None:
+        with fleet.config.open("a") as file:
+            file.write(to_come.pop() if to_come else "")
+
+    try:
+        monkeypatch.setattr(supervisor_module, "sleep", writes)
+        fleet.config.write_text("")
+        await until(lambda: "reloaded: " in caplog.text)
+        assert "reloaded: 2 tenants served, 0 changed" in caplog.text
+        assert caplog.text.count("reloaded: ") == 1
+        assert "stays in use" not in caplog.text
     finally:
         await runs.close()
 
