@@ -1104,6 +1104,29 @@ async def test_a_changed_document_is_served_without_dropping_a_call(pbx: Pbx) ->
         await run.forced()
 
 
+async def test_a_document_that_cannot_be_used_holds_up_no_repaired_handler_and_ends_no_tenant(
+    pbx: Pbx,
+) -> None:
+    write(pbx, document(acme="acme.py:app"), acme="1 / 0\n")
+    await pushed(pbx)
+    text = pbx.config.read_text()
+    write_file(pbx, "acme", WAITS)
+    async with running(pbx) as run:
+        pbx.config.write_text(f"{text}\nbroken = [\n")
+        await run.says("this is not TOML")
+        write_file(pbx, "acme", SAYS_BYE)
+        await run.says("reloaded: 1 tenants served, 1 changed")
+        write_file(pbx, "acme", "1 / 0\n")
+        await run.says("served as before: acme")
+        pbx.config.write_text("")  # what is left of a file that was copied onto a full disk
+        await run.says("tenants.toml has a handler to run")
+        pbx.call(ACME)
+        await until(lambda: [end["ended_by"] for end in run.of("call_ended")] == ["handler"])
+        assert run.log.count("this is not TOML") == 1
+        run.process.terminate()
+        await run.ends()
+
+
 async def test_a_tenant_that_moves_to_a_node_of_later_is_served_where_its_calls_come(pbx: Pbx) -> None:
     write(pbx, document(acme="acme.py:app", beta="acme.py:app"), acme=SAYS_BYE)
     await pushed(pbx)

@@ -105,7 +105,7 @@ class Supervisor:
         self._told_nodes: list[str] = []
         self._told_workers = 0
         self._usage: defaultdict[str, Usage] = defaultdict(Usage)  # by slug, over all loads
-        self._unreadable = ""  # why the document could not be read, as it was told
+        self._fault = ""  # why the document is not in use, as it was told
         self._passwords: dict[SecretRef, Secret] = {}
         self._secrets: list[Secret] = []  # all that were ever read
         self._loops = Loops()
@@ -147,13 +147,7 @@ class Supervisor:
                 f" workers = {self._fleet.defaults.workers}",
                 hint="the dialplan tries as many workers as the document says; push it first",
             )
-        wanted = self._wanted(self._fleet)
-        if not wanted:
-            raise UsageFault(
-                f"no tenant of {self.config} has a handler to run",
-                hint='voxtractl tenant set NAME handler="handlers/NAME.py:app"',
-            )
-        late = await self._load(wanted)
+        late = await self._load(self._must_want(self._fleet))
         if not self.served and late:
             await asyncio.gather(*late)
         if not self.served:
@@ -271,9 +265,19 @@ class Supervisor:
     # --- the document -----------------------------------------------------------------------------------
 
     def _read(self) -> Fleet:
-        sources = files.read_sources(self.config)
-        self._sources = sources
+        try:
+            self._sources = sources = files.read_sources(self.config)
+        except VoxtractlError as exc:
+            self._sources = _told(exc)
+            raise
         return document.parse(sources)
+
+    def _written(self) -> object:
+        """The document as it is now, or why it cannot be read."""
+        try:
+            return files.read_sources(self.config)
+        except VoxtractlError as exc:
+            return _told(exc)
 
     def _wanted(self, fleet: Fleet) -> dict[str, Tenant]:
         """The tenants to serve here: with a handler, on one of our nodes, or served there until now, for
@@ -286,21 +290,36 @@ class Supervisor:
             and (not tenant.nodes or set(tenant.nodes) & set(self.hubs) or slug in self.served)
         }
 
-    async def reload(self) -> bool:
+    def _must_want(self, fleet: Fleet) -> dict[str, Tenant]:
+        """The same; raises UsageFault when there are none."""
+        if wanted := self._wanted(fleet):
+            return wanted
+        raise UsageFault(
+            f"no tenant of {self.config} has a handler to run",
+            hint='voxtractl tenant set NAME handler="handlers/NAME.py:app"',
+        )
+
+    async def reload(self, *, asked: bool = True) -> bool:
         """Read the document again and serve what it says now; calls that are up go on. False: it is not
-        valid and everything stays as it was, or the end has begun."""
+        valid, so that the old one stays in use, or the end has begun. A fault that was told is told again
+        only when somebody ``asked``."""
         async with self._reloading:
             if self._ends:
                 return False
+            fault = ""
             try:
                 fleet = self._read()
+                wanted = self._must_want(fleet)
             except VoxtractlError as exc:
-                log.warning("the changed document is not valid, the old one stays in use: %s", _told(exc))
-                return False
+                fault, fleet, wanted = _told(exc), self._fleet, self._wanted(self._fleet)
+                if asked or fault != self._fault:
+                    log.warning("the changed document is not valid, the old one stays in use: %s", fault)
+            self._fault = fault
             self._fleet = fleet
-            wanted = self._wanted(fleet)
             self._tried = {slug: tried for slug, tried in self._tried.items() if slug in wanted}
             changed = {slug: tenant for slug, tenant in wanted.items() if self._is_due(tenant)}
+            if fault and not changed:
+                return False
             self.loading &= set(wanted)
             self.faults = {slug: fault for slug, fault in self.faults.items() if slug in wanted}
             self._tell_restart(fleet)
@@ -317,7 +336,7 @@ class Supervisor:
                 len(changed),
                 f"; served as before: {', '.join(kept)}" if kept else "",
             )
-            return True
+            return not fault
 
     def _is_due(self, tenant: Tenant) -> bool:
         """Its handler must be loaded, or may be this time. One that still hangs would only hang once more."""
@@ -540,29 +559,21 @@ class Supervisor:
         if self._ends:
             await self._retire()
             return
-        unreadable = ""
-        try:
-            changed = await asyncio.to_thread(self._changed, [code for _, code in self._tried.values()])
-        except VoxtractlError as exc:
-            changed, unreadable = False, _told(exc)
-            if unreadable != self._unreadable:
-                log.warning("the document cannot be read: %s", unreadable)
-        self._unreadable = unreadable
-        if changed:
-            await self.reload()
+        if await asyncio.to_thread(self._changed, [code for _, code in self._tried.values()]):
+            await self.reload(asked=False)
         await self.reclaim()
         await self._retire()
 
     def _changed(self, codes: list[Code]) -> bool:
         """The files on disk are not those we serve; runs in a thread, for there may be many. One that is
         being written is waited for: half a document may be valid, with half of the tenants."""
-        written = files.read_sources(self.config)
+        written = self._written()
         if written == self._sources and not any(code.is_stale() for code in codes):
             return False
         now = written, [code.now() for code in codes]
         for _ in range(WRITES_MAX):
             sleep(WRITING)
-            before, now = now, (files.read_sources(self.config), [code.now() for code in codes])
+            before, now = now, (self._written(), [code.now() for code in codes])
             if now == before:
                 break
         return True
