@@ -19,12 +19,13 @@ import builtins
 import importlib.util
 import logging
 import os
+import stat
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader, all_suffixes
 from itertools import count
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType, TracebackType
@@ -37,6 +38,7 @@ from voxtractl.runtime.wording import told
 __all__ = ["Code"]
 
 PEER: Final = "voxtra"
+SUFFIXES: Final = tuple(all_suffixes())
 _PEER_LOCK: Final = threading.Lock()
 _NUMBERS: Final = count(1)
 _PATH: Final = frozenset(sys.path)  # what no handler has put there
@@ -68,7 +70,7 @@ class Code:
         self.package = f"voxtractl_handler_{tenant.replace('-', '_')}_{next(_NUMBERS)}"
         self._own: dict[str, bool] = {}  # names at the top, whether they are ours
         self._builtins = {**vars(builtins), "__import__": self._import}
-        self._stamps: dict[str, _Stamp | None] = {}  # of each file, before it was read
+        self._stamps: dict[str, object] = {}  # of each file, before it was read
         if self.file:
             self.watch(str(self.file))
         self._thread: threading.Thread | None = None
@@ -314,10 +316,14 @@ def _real(path: Path) -> str:
     return os.path.realpath(path)  # Path.resolve() raises for a link that leads to itself
 
 
-def _stamp(file: str) -> _Stamp | None:
-    """Which file it is and when it was changed last; None when there is none."""
+def _stamp(file: str) -> object:
+    """Which file it is and when it was changed last, of a folder what can be imported there: a database in it
+    changes all the time. None when there is none."""
     try:
         found = Path(file).stat()
+        if stat.S_ISDIR(found.st_mode):
+            with os.scandir(file) as entries:
+                return frozenset(one.name for one in entries if one.name.endswith(SUFFIXES) or one.is_dir())
     except OSError:
         return None
     return _Stamp(found.st_dev, found.st_ino, found.st_mtime_ns)
