@@ -133,7 +133,7 @@ class Monitor:
         if self.supervisor is not None:
             for name, hub in self.supervisor.hubs.items():
                 self._live.labels(name).set(len(hub.table.live))
-                self._up.labels(name).set(hub.connected)
+                self._up.labels(name).set(self.supervisor.serves and hub.connected)
                 self._taken.labels(name).set(len(hub.taken))
             self._tenants.labels("served").set(len(self.supervisor.served))
             self._tenants.labels("without_handler").set(len(self.supervisor.without_handler))

@@ -3,12 +3,16 @@
 import asyncio
 import socket
 import threading
+from pathlib import Path
 
 import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry
 
+from voxtractl.ari.client import ARIClient
+from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.monitor import Monitor
+from voxtractl.runtime.supervisor import Supervisor
 
 
 async def test_the_loop_of_the_calls_turns_while_metrics_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +31,19 @@ async def test_the_loop_of_the_calls_turns_while_metrics_are_written(monkeypatch
         await asked.wait()
         turned.set()
         assert (await reader.read()).endswith(b"turned\n")
+    finally:
+        writer.close()
+        await monitor.close()
+
+
+async def test_no_node_is_connected_before_it_serves(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path / "tenants.toml")
+    supervisor.hubs["lab"] = Hub(ARIClient("http://127.0.0.1:9", "x", "x"))
+    monitor = Monitor(supervisor)
+    reader, writer = await asyncio.open_connection("127.0.0.1", await monitor.start(0))
+    try:
+        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert 'voxtractl_node_connected{node="lab"} 0.0' in (await reader.read()).decode()
     finally:
         writer.close()
         await monitor.close()
