@@ -25,6 +25,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader, all_suffixes
 from itertools import count
 from pathlib import Path
@@ -320,13 +321,18 @@ def _stamp(file: str) -> object:
     """Which file it is and when it was changed last, of a folder what can be imported there: a database in it
     changes all the time. None when there is none."""
     try:
-        found = Path(file).stat()
-        if stat.S_ISDIR(found.st_mode):
-            with os.scandir(file) as entries:
-                return frozenset(one.name for one in entries if one.name.endswith(SUFFIXES) or one.is_dir())
+        known = Path(file).stat()
+        found = _Stamp(known.st_dev, known.st_ino, known.st_mtime_ns)
+        return _modules(file, found) if stat.S_ISDIR(known.st_mode) else found
     except OSError:
         return None
-    return _Stamp(found.st_dev, found.st_ino, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _modules(folder: str, _: _Stamp) -> int:
+    """Another number for other modules in it; asked for once when many tenants have the folder."""
+    with os.scandir(folder) as entries:
+        return hash(frozenset(one.name for one in entries if one.name.endswith(SUFFIXES) or one.is_dir()))
 
 
 def _forget_folders() -> None:
