@@ -22,7 +22,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import lru_cache
@@ -36,7 +36,7 @@ from voxtractl.errors import HandlerFault
 from voxtractl.runtime.app import LOADING, VoxtraApp
 from voxtractl.runtime.wording import told
 
-__all__ = ["Code"]
+__all__ = ["Code", "unload"]
 
 PEER: Final = "voxtra"
 SUFFIXES: Final = tuple(all_suffixes())
@@ -160,14 +160,6 @@ class Code:
         if _Finder not in sys.meta_path:
             sys.meta_path.insert(0, _Finder)
 
-    def unload(self) -> None:
-        """Forget the modules and their loggers: no call needs them any more."""
-        _PACKAGES.pop(self.package, None)
-        for known in (sys.modules, logging.root.manager.loggerDict):
-            for name in list(known):  # a copy: other tenants' handlers load in their threads
-                if name.partition(".")[0] == self.package:
-                    known.pop(name, None)
-
     # --- what its modules import --------------------------------------------------------------------------
 
     def _owns(self, name: str) -> bool:
@@ -264,6 +256,18 @@ class Code:
     def _line_in(self, frame: FrameType, line: int) -> str:
         file = frame.f_code.co_filename
         return f"{file}:{line}" if file in self._stamps else ""
+
+
+def unload(codes: Collection[Code]) -> None:
+    """Forget their modules and loggers: no call needs them any more. All at once, for it looks through those
+    of everybody."""
+    packages = {code.package for code in codes}
+    for package in packages:
+        _PACKAGES.pop(package, None)
+    for known in (sys.modules, logging.root.manager.loggerDict) if packages else ():
+        for name in list(known):  # a copy: other tenants' handlers load in their threads
+            if name.partition(".")[0] in packages:
+                known.pop(name, None)
 
 
 class _Loader(SourceFileLoader):

@@ -11,7 +11,7 @@ are added, replaced and left while calls go on with the app they began with.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from voxtractl.model.tenant import Tenant
 from voxtractl.runtime.app import VoxtraApp
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal, Sink
-from voxtractl.runtime.loading import Code
+from voxtractl.runtime.loading import Code, unload
 from voxtractl.runtime.loops import BLOCKED_AFTER, Loops
 from voxtractl.runtime.usage import Usage
 from voxtractl.runtime.wording import told
@@ -308,7 +308,7 @@ class Supervisor:
                 return False
             fault = ""
             try:
-                fleet = self._read()
+                fleet = await asyncio.to_thread(self._read)
                 wanted = self._must_want(fleet)
             except VoxtractlError as exc:
                 fault, fleet, wanted = _told(exc), self._fleet, self._wanted(self._fleet)
@@ -317,7 +317,7 @@ class Supervisor:
             self._fault = fault
             self._fleet = fleet
             self._tried = {slug: tried for slug, tried in self._tried.items() if slug in wanted}
-            changed = {slug: tenant for slug, tenant in wanted.items() if self._is_due(tenant)}
+            changed = await asyncio.to_thread(self._due, wanted)
             if fault and not changed:
                 return False
             self.loading &= set(wanted)
@@ -337,6 +337,10 @@ class Supervisor:
                 f"; served as before: {', '.join(kept)}" if kept else "",
             )
             return not fault
+
+    def _due(self, wanted: Mapping[str, Tenant]) -> dict[str, Tenant]:
+        """Those of them to load; runs in a thread, for all of their files are looked at."""
+        return {slug: tenant for slug, tenant in wanted.items() if self._is_due(tenant)}
 
     def _is_due(self, tenant: Tenant) -> bool:
         """Its handler must be loaded, or may be this time. One that still hangs would only hang once more."""
@@ -376,7 +380,12 @@ class Supervisor:
         """Load handlers, a few at once; returns when all are ready but those that hang, with these."""
         self.wanted = len(self._wanted(self._fleet))
         slots = asyncio.Semaphore(LOADS)
-        loads = [self._go(self._load_one(tenant, slots)) for tenant in tenants.values()]
+        loads = []
+        for tenant in tenants.values():
+            if self._ends:
+                break
+            loads.append(self._go(self._load_one(tenant, slots)))
+            await asyncio.sleep(0)  # calls come between the first steps of thousands
         for ready in asyncio.as_completed(loads):
             try:
                 async with asyncio.timeout(2 * PATIENCE):
@@ -424,7 +433,7 @@ class Supervisor:
             return
         if app is not None:
             self._loops.let_go(app)
-        code.unload()
+        unload([code])
         if self._tried.get(slug) == (tenant, code):
             self.loading.discard(slug)
             self.faults[slug] = fault
@@ -506,7 +515,7 @@ class Supervisor:
         app.app_name = self._apps(tenant)[0]  # the document may have changed since its startup
         if (old := self.served.get(tenant.slug)) is not None:
             if old.app is app:  # of a module that was not loaded anew
-                old.code.unload()
+                unload([old.code])
             else:
                 self._past.append(old)
             # Names it has no more: the dialplan sends calls there until it is pushed.
@@ -543,12 +552,12 @@ class Supervisor:
         needs."""
         ready = [served for served in self._past if not served.app.blocked]
         await self._loops.each([served.app for served in ready], VoxtraApp.retire, SHUT_DOWN)
-        for served in ready:
-            if not (served.app.is_up or served.app.busy or served.app.blocked):
-                self._past.remove(served)
-                served.app.detach()
-                served.code.unload()
-                self._loops.let_go(served.app)
+        over = {one for one in ready if not (one.app.is_up or one.app.busy or one.app.blocked)}
+        self._past = [one for one in self._past if one not in over]
+        for one in over:
+            one.app.detach()
+            self._loops.let_go(one.app)
+        unload([one.code for one in over])
         past = {served.tenant.slug for served in self._past}
         self._loops.keep(self.served.keys() | self.faults.keys() | self.loading | past)
 

@@ -11,7 +11,7 @@ import pytest
 
 from voxtractl import VoxtraApp
 from voxtractl.errors import HandlerFault
-from voxtractl.runtime.loading import Code
+from voxtractl.runtime.loading import Code, unload
 
 APP = "from voxtractl import VoxtraApp\napp = VoxtraApp()\n"
 
@@ -118,7 +118,7 @@ def test_dataclasses_and_pickle_find_the_modules_of_a_tenant(tmp_path: Path) -> 
     code = Code("handler.py:app", "acme", tmp_path)
     app = code.load()
     assert pickle.loads(pickle.dumps(app.word)) == app.word  # type: ignore[attr-defined]
-    code.unload()
+    unload([code])
     assert not [name for name in sys.modules if name.startswith(code.package)]
 
 
@@ -299,7 +299,7 @@ def test_modules_and_their_loggers_are_forgotten(tmp_path: Path) -> None:
     code = Code(place, "acme", tmp_path)
     code.load()
     assert f"{code.package}.words" in logging.root.manager.loggerDict
-    code.unload()
+    unload([code])
     assert ({*sys.modules}, {*logging.root.manager.loggerDict}) == before
 
 
@@ -316,5 +316,5 @@ def test_modules_are_forgotten_while_another_tenants_handler_imports(
     monkeypatch.setitem(sys.modules, Importing("probe"), pytest)
     code = Code(write(tmp_path, "acme.py", APP) + ":app", "acme", tmp_path)
     code.load()
-    code.unload()
+    unload([code])
     assert not [name for name in sys.modules if name.startswith(code.package)]

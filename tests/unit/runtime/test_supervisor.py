@@ -15,9 +15,12 @@ from voxtractl.ari.client import ARIClient
 from voxtractl.errors import LimitReached
 from voxtractl.model.fleet import Defaults, Fleet
 from voxtractl.model.tenant import Outbound, Tenant
+from voxtractl.runtime import loading
+from voxtractl.runtime import supervisor as supervisor_module
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import Direction
+from voxtractl.runtime.loading import Code
 from voxtractl.runtime.session import CallSession
 from voxtractl.runtime.supervisor import Supervisor
 
@@ -241,6 +244,60 @@ async def test_a_reload_that_waits_for_another_does_nothing_after_the_end(tmp_pa
     await asyncio.wait([supervisor._go(work())])
     assert done == []
     assert not set(supervisor._loops)
+
+
+async def turns(of: list[int]) -> None:
+    """Count the turns of the loop."""
+    while True:
+        of[0] += 1
+        await asyncio.sleep(0)
+
+
+async def test_calls_are_served_while_many_tenants_are_loaded_and_retired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"t{n}" for n in range(20)]
+    text = '[nodes.lab]\nari = "http://127.0.0.1:1"\nari_user = "x"\nari_password_env = "X"\n'
+    text += 'store = "memory:lab"\n'
+    for number, name in enumerate(names):
+        text += f'[tenants.{name}]\ndids = ["+2659990000{number:02d}"]\nhandler = "app.py:app"\n'
+    (tmp_path / "tenants.toml").write_text(text)
+    (tmp_path / "app.py").write_text("from voxtractl import VoxtraApp\n\napp = VoxtraApp()\n")
+    looked: list[threading.Thread] = []
+    begun: list[int] = []
+    unloaded: list[int] = []
+    turn = [0]
+    stale, unload = Code.is_stale, loading.unload
+
+    class Begun(Code):
+        def __init__(self, *of: Any) -> None:
+            begun.append(turn[0])
+            super().__init__(*of)
+
+        def is_stale(self) -> bool:
+            looked.append(threading.current_thread())
+            return stale(self)
+
+    def all_at_once(codes: list[Code]) -> None:
+        unloaded.append(len(codes))
+        unload(codes)
+
+    monkeypatch.setattr(supervisor_module, "Code", Begun)
+    monkeypatch.setattr(supervisor_module, "unload", all_at_once)
+    supervisor, lab = Supervisor(tmp_path / "tenants.toml"), hub("lab")
+    supervisor.hubs = {"lab": lab}
+    lab._web.registered |= {f"voxtra-{name}" for name in names}
+    counts = asyncio.create_task(turns(turn))
+    await supervisor.reload()
+    assert len(supervisor.served) == len(set(begun)) == 20  # something else had its turn between
+    (tmp_path / "app.py").write_text("from voxtractl import VoxtraApp\n\nX, app = 1, VoxtraApp()\n")
+    await supervisor.reload()
+    await supervisor._retire()
+    assert unloaded == [20]
+    assert looked
+    assert threading.main_thread() not in looked
+    counts.cancel()
+    await supervisor.close()
 
 
 async def test_a_tenant_that_gets_another_name_is_served_all_the_time(tmp_path: Path) -> None:
