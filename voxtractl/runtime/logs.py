@@ -121,10 +121,11 @@ class _Writer(logging.Handler):
 
     def write(self, line: str) -> None:
         """One line more, from whatever thread. The main thread, which has the calls, waits for no room."""
-        if not self._thread.is_alive():  # the end, or another process that a handler has forked
+        thread = threading.current_thread()
+        if thread is self._thread or not self._thread.is_alive():  # the end, or a fork of a handler
             self._put(line)
             return
-        waits = not self._lost and threading.current_thread() is not threading.main_thread()
+        waits = not self._lost and thread is not threading.main_thread()
         try:
             self._lines.put(line, timeout=ROOM if waits else 0.0)
         except Full:
@@ -138,15 +139,24 @@ class _Writer(logging.Handler):
 
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
-            self._put(line)
-            if self._lost and self._lines.empty():
-                lost, self._lost = self._lost, 0
-                log.warning("%d lines of the log were lost: they came faster than they are read", lost)
+            if self._put(line) and self._lines.empty():
+                self._tell_lost()
+        self._tell_lost()
 
-    def _put(self, line: str) -> None:
-        with suppress(OSError, ValueError):  # a full disk, or it is closed
+    def _tell_lost(self) -> None:
+        lost, self._lost = self._lost, 0
+        if lost:
+            log.warning("%d lines of the log were lost: too fast for its reader, or the disk was full", lost)
+
+    def _put(self, line: str) -> bool:
+        """Whether it could be written."""
+        try:
             self._stream.write(f"{line}\n")
             self._stream.flush()
+        except (OSError, ValueError):  # a full disk, or it is closed
+            self._lost += 1
+            return False
+        return True
 
 
 class Log:

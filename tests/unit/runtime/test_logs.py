@@ -1,5 +1,6 @@
 """The log: tenant and call on every line, and stars for every secret, in tracebacks too."""
 
+import errno
 import io
 import json
 import logging
@@ -176,6 +177,29 @@ def test_a_reader_that_sleeps_holds_up_nobody(monkeypatch: pytest.MonkeyPatch, s
     lost = re.search(rb"(\d+) lines of the log were lost", heard)
     assert lost is not None
     assert int(lost[1]) + heard.count(b"\n") == 1002
+
+
+def test_lines_that_a_full_disk_did_not_take_are_counted(stream: io.StringIO) -> None:
+    class Disk(io.StringIO):
+        room = refused = 0
+
+        def write(self, text: str) -> int:
+            if not self.room:
+                self.refused += 1
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(text)
+
+    disk = Disk()
+    told = logs.configure(stream=disk)
+    for n in range(5):
+        logging.getLogger("x").warning("line %d", n)
+    while disk.refused < 5:
+        time.sleep(0.001)
+    disk.room = 1
+    logging.getLogger("x").warning("line 5")
+    told.end()
+    assert disk.getvalue().count(" line ") == 1
+    assert "5 lines of the log were lost" in disk.getvalue()
 
 
 def test_a_slow_reader_gets_every_line_of_a_handler(stream: io.StringIO) -> None:
