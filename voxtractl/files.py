@@ -47,13 +47,14 @@ def read_sources(config: Path) -> tuple[Source, ...]:
     """The document, then every ``tenants.d/*.toml`` beside it in the order of their names.
 
     Hidden files, folders and other names are not read. Raises DocumentError for a file that is missing,
-    unreadable or not UTF-8.
+    unreadable or not UTF-8, and for a link that leads nowhere: it is a tenant that would be left out.
     """
     sources = [Source(str(config), _read(str(config)))]
     folder = config.parent / FOLDER
     try:
         with os.scandir(folder) as entries:
-            names = [e.name for e in entries if e.name.endswith(SUFFIX) and e.name[0] != "." and e.is_file()]
+            named = [e for e in entries if e.name.endswith(SUFFIX) and e.name[0] != "."]
+            names = [e.name for e in named if e.is_file() or _leads_nowhere(e)]
     except FileNotFoundError:
         return tuple(sources)
     except OSError as exc:
@@ -61,6 +62,10 @@ def read_sources(config: Path) -> tuple[Source, ...]:
     prefix = str(folder) + os.sep
     sources += [Source(prefix + name, _read(prefix + name)) for name in sorted(names)]
     return tuple(sources)
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110
 
 
 def _read(path: str) -> str:
@@ -74,6 +79,10 @@ def _read(path: str) -> str:
         finally:
             os.close(fd)
     except FileNotFoundError as exc:
+        if os.path.islink(path):  # noqa: PTH114
+            to = os.readlink(path)  # noqa: PTH115
+            hint = f"correct or remove it; it names {to}"
+            raise DocumentError("the link leads nowhere", file=path, hint=hint) from exc
         raise DocumentError(
             "the document does not exist",
             file=path,

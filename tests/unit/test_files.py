@@ -61,6 +61,17 @@ def test_a_missing_document_says_how_to_start(tmp_path: Path) -> None:
     assert "voxtractl init" in (caught.value.hint or "")
 
 
+def test_a_link_that_leads_nowhere_is_no_tenant_less(config: Path) -> None:
+    folder = config.parent / "tenants.d"
+    folder.mkdir()
+    (folder / "acme.toml").symlink_to("../gone/acme.toml")
+    (folder / ".#beta.toml").symlink_to("somebody@somewhere")  # an editor's lock
+    with pytest.raises(DocumentError, match="leads nowhere") as caught:
+        read_sources(config)
+    assert caught.value.where == str(folder / "acme.toml")
+    assert "../gone/acme.toml" in (caught.value.hint or "")
+
+
 def test_text_that_is_not_utf8_is_told_with_its_place(config: Path) -> None:
     config.write_bytes(b"a = 1\nb = '\xff'\n")
     with pytest.raises(DocumentError, match="not UTF-8") as caught:
