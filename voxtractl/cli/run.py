@@ -78,6 +78,8 @@ def run(
     Reads the document, loads every tenant's handler and connects to every node. A tenant whose handler fails
     is told and left out; the others are served.
     """
+    # Until the event loop is there: the document is read after that anyway, and a hangup would kill us.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from voxtractl.cli.entry import wait
     from voxtractl.runtime import logs
     from voxtractl.runtime.event_loop import new_event_loop
@@ -90,8 +92,6 @@ def run(
     # Handlers run for months: what is garbage goes as it does in any program, not as in a short command.
     gc.set_threshold(GARBAGE)
     with ExitStack() as stack:
-        # Until the event loop is there: the document is read after that anyway, and a hangup would kill us.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         lines = _lines(events, stack) if events else None
         sinks: list[Sink] = [lines] if lines else []
         counters = None

@@ -276,6 +276,29 @@ def test_events_go_on_in_the_folder_where_it_was_started(
         assert lines.place == str(tmp_path / "events")
 
 
+HANGS_UP = """
+import os, runpy, signal, sys
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "voxtractl.runtime":
+            os.kill(os.getpid(), signal.SIGHUP)
+
+sys.meta_path.insert(0, Finder)
+runpy.run_module("voxtractl", run_name="__main__")
+"""
+
+
+def test_a_sighup_while_it_is_loaded_does_no_harm(tmp_path: Path) -> None:
+    words = [*no_node(tmp_path), "run"]
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS_UP, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert "error" in done.stderr
+
+
 def test_a_sighup_before_anything_is_read_does_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
