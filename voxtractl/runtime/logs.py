@@ -53,6 +53,9 @@ class _Redact(logging.Filter):
         record.msg, record.args = self.clean(_message(record)), None
         if record.exc_info and not record.exc_text:
             record.exc_text = logging.Formatter().formatException(record.exc_info)
+        if record.stack_info:
+            told = f"{record.exc_text}\n" if record.exc_text else ""
+            record.exc_text, record.stack_info = told + record.stack_info, None
         if record.exc_text:
             record.exc_text = self.clean(record.exc_text)
         record.tenant, record.call = TENANT.get(), CALL.get()

@@ -45,6 +45,15 @@ def test_no_secret_reaches_a_line_or_a_traceback(stream: io.StringIO) -> None:
     assert "ValueError: ****" in text
 
 
+def test_where_a_line_was_told_stands_below_it(stream: io.StringIO) -> None:
+    logs.configure(secrets=[Secret(CANARY)], stream=stream).end()
+    logging.getLogger("acme").warning("here", stack_info=True)  # canary-9c41
+    begin, *stack = stream.getvalue().splitlines()
+    assert begin.endswith("here")
+    assert stack[0] == "Stack (most recent call last):"
+    assert stack[-1].endswith("# ****")
+
+
 def test_a_line_names_its_tenant_and_call(stream: io.StringIO) -> None:
     logs.configure(stream=stream).end()
     tokens = TENANT.set("acme"), CALL.set("17")
