@@ -423,6 +423,11 @@ class Supervisor:
             )
         except HandlerFault as exc:
             fault = exc
+        except (OSError, RuntimeError) as exc:  # no file or thread for its loop: nobody else's fault
+            fault = HandlerFault(
+                f"the handler of {slug} cannot be loaded now: {told(exc)}", tenant=slug, where=code.standing()
+            )
+            fault.__cause__ = exc
         else:
             if self._tried.get(slug) == (tenant, code) and not self._ends:
                 self.loading.discard(slug)
@@ -432,6 +437,7 @@ class Supervisor:
                 self._past.append(_Served(tenant, app, code))
             return
         if app is not None:
+            app.detach()
             self._loops.let_go(app)
         unload([code])
         if self._tried.get(slug) == (tenant, code):

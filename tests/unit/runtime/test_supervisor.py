@@ -1,6 +1,7 @@
 """What the supervisor does without an Asterisk; the rest is in tests/live/test_run.py."""
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import Direction
 from voxtractl.runtime.loading import Code
+from voxtractl.runtime.loops import Loop
 from voxtractl.runtime.session import CallSession
 from voxtractl.runtime.supervisor import Supervisor
 
@@ -244,6 +246,37 @@ async def test_a_reload_that_waits_for_another_does_nothing_after_the_end(tmp_pa
     await asyncio.wait([supervisor._go(work())])
     assert done == []
     assert not set(supervisor._loops)
+
+
+async def test_a_load_that_fails_for_want_of_something_is_told_and_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = '[nodes.lab]\nari = "http://127.0.0.1:1"\nari_user = "x"\nari_password_env = "X"\n'
+    text += 'store = "memory:lab"\n'
+    for number, name in enumerate(("acme", "beta")):
+        text += f'[tenants.{name}]\ndids = ["+26599900000{number}"]\nhandler = "{name}.py:app"\n'
+        (tmp_path / f"{name}.py").write_text(HOOK.format("pass"))
+    (tmp_path / "tenants.toml").write_text(text)
+    supervisor, lab = Supervisor(tmp_path / "tenants.toml"), hub("lab")
+    supervisor.hubs = {"lab": lab}
+    lab._web.registered |= {"voxtra-acme", "voxtra-beta"}
+    loop_of = supervisor._loops.of
+
+    def no_file(app: VoxtraApp) -> Loop:
+        if app.tenant == "acme":
+            raise OSError(errno.EMFILE, "too many open files")
+        return loop_of(app)
+
+    monkeypatch.setattr(supervisor._loops, "of", no_file)
+    await supervisor.reload()
+    assert [*supervisor.served] == ["beta"]
+    assert [*supervisor.without_handler] == ["acme"]
+    assert supervisor.loading == set()
+    assert "the handler of acme cannot be loaded now: OSError: [Errno 24] too many open files" in caplog.text
+    monkeypatch.undo()
+    await supervisor.reload()
+    assert supervisor.served.keys() == {"acme", "beta"}
+    await supervisor.close()
 
 
 async def turns(of: list[int]) -> None:
