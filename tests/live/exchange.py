@@ -28,11 +28,13 @@ DTMF_FRAMES: Final = 4  # 80 ms
 @dataclass(frozen=True)
 class Fate:
     """What becomes of a call the node places. It rings for ``rings`` seconds; ``status`` 0 is never answered;
-    an answered one hangs up ``talks`` seconds later, or not by itself."""
+    an answered one hangs up ``talks`` seconds later, or not by itself. ``moved`` is the number that a
+    redirection names."""
 
     status: int = 200
     rings: float = 0.05
     talks: float | None = None
+    moved: str = ""
 
 
 @dataclass(eq=False)
@@ -226,7 +228,12 @@ class Exchange(asyncio.DatagramProtocol):
             return
         dialog.status = fate.status
         if fate.status != 200:
-            self._tell(dialog, reply(text, f"{fate.status} No"))
+            no = reply(text, f"{fate.status} No")
+            if fate.moved:
+                no = no.replace(
+                    "Content-Length", f"Contact: <sip:{fate.moved}@{self.address}>\r\nContent-Length"
+                )
+            self._tell(dialog, no)
             dialog.end()
             return
         dialog.voice = await self._voice()

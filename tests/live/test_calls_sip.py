@@ -27,8 +27,10 @@ OURS = "+265888000001"
 
 
 def fate(number: str) -> Fate:
-    """By the number: +265 7 STATUS …; 000 only rings, and who ends in 99999 hangs up soon."""
-    return Fate(int(number[5:8]), talks=0.3 if number.endswith("99999") else None)
+    """By the number: +265 7 STATUS …; 000 only rings, 302 is forwarded to acme itself, and who ends in 99999
+    hangs up soon, in 99998 at once."""
+    talks = {"99999": 0.3, "99998": 0.001}.get(number[-5:])
+    return Fate(int(number[5:8]), talks=talks, moved=ACME if number[5:8] == "302" else "")
 
 
 def number(status: int, last: int = 0) -> str:
@@ -102,6 +104,33 @@ async def test_a_call_that_is_refused_says_why_with_the_carriers_own_code(
         assert (caught.value.disposition, caught.value.tech_cause) == (disposition, told)
         assert there.dialled() == [number(status)]
         await until(lambda: "call_ended" in seen.names())
+
+
+async def test_a_call_out_that_is_redirected_to_us_is_not_begun_again(line: tuple[Pbx, Exchange]) -> None:
+    pbx, there = line
+    async with serving(pbx, nothing) as (app, seen):
+        with pytest.raises(OriginateFailed) as caught:
+            await app.originate(f"PJSIP/{number(302)}@{TRUNK}", timeout=10)
+        assert (caught.value.disposition, caught.value.cause) == ("failed", 23)
+        await until(lambda: "call_ended" in seen.names())
+        await pbx.empty()
+        assert seen.names() == ["call_started", "call_ended"]
+        assert there.dialled() == [number(302)]
+
+
+async def test_a_transfer_to_who_forwards_to_us_does_not_go_round(line: tuple[Pbx, Exchange]) -> None:
+    pbx, there = line
+
+    async def handler(call: CallSession) -> tuple[str, int]:
+        await call.answer()
+        with pytest.raises(OriginateFailed) as caught:
+            await call.transfer(number(302), context=naming.outbound_context("acme"))
+        return caught.value.disposition, caught.value.cause
+
+    async with serving(pbx, handler) as (_, seen):
+        await there.call(ACME)
+        assert await asyncio.wait_for(seen.result, 10) == ("failed", 23)
+        assert there.dialled() == [number(302)]
 
 
 async def test_a_call_nobody_answers_is_cancelled_on_the_wire(line: tuple[Pbx, Exchange]) -> None:

@@ -463,7 +463,7 @@ def _dial(args: list[str], bounds: Bounds) -> Iterator[tuple[str, str]]:
     number = target.removeprefix("PJSIP/")
     options = rest.split(",")
     if not found or target == number or not _NUMBER.fullmatch(number) or not bounds.trunk:
-        wanted = f"Dial(PJSIP/${{FILTER(0-9+,${{EXTEN}})}}{tail},60)"
+        wanted = f"Dial(PJSIP/${{FILTER(0-9+,${{EXTEN}})}}{tail},60,i)"
         yield "a Dial to something else than a number over the own trunk", f"write {wanted}"
     elif options[0] or len(options) > 3 or (len(options) == 3 and not _DIAL_OPTIONS.fullmatch(options[2])):
         yield "options of Dial that can lead elsewhere", "use letters without arguments"

@@ -69,6 +69,7 @@ LEGS_MAX: Final = 200  # media legs of one app: 300 take a quarter of a core her
 NO_PORT: Final = "no RTP port left? see rtp.conf and Asterisk's log"
 NO_TRUNK: Final = "does Asterisk have this trunk? pjsip show endpoints"
 NO_EXTENSION: Final = "has its context such an extension?"
+NOWHERE: Final = "voxtra-nowhere"  # a context that no dialplan has: where a redirected call is sent on
 ANSWER_GRACE: Final = 15.0  # seconds beyond the ringing time until we end an originate ourselves
 
 
@@ -532,6 +533,8 @@ class VoxtraApp:
             raise RuntimeFault("the app was stopped: it calls nobody any more")
         self._must_have_room()  # others may have had their turn meanwhile
         sent = dict(variables or {})
+        # Else Asterisk would call the new number with a channel of another id, which nobody here waits for.
+        sent["FORWARD_CONTEXT"] = NOWHERE
         if self.tenant is not None and f"@{naming.outbound_context(self.tenant)}" not in endpoint:
             # So that the dialplan counts it (docs/decisions/0004); its own outbound context does so itself.
             sent["GROUP(voxtra)"] = self.tenant

@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 
 RESYNC_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)  # seconds after a try that failed; the last one from then on
 MANY: Final = 1000  # calls; each is in the answer to each subscription, with up to four channels of 50 bytes
+REDIRECTED: Final = 23  # Q.850: redirected to a new destination
 END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
 NEWEST: Final = Release(99, 0)  # a build that is no release
 
@@ -630,6 +631,8 @@ class Hub:
         peer = event["peer"]["id"]
         if peer in self.sessions:
             self._feed(peer, lifecycle.Dialled(event["dialstatus"]))
+            if event.get("forward"):  # the other side asked to call somebody else (SIP 302)
+                self._feed(peer, lifecycle.HangupRequested(REDIRECTED))
         caller = self.sessions.get((event.get("caller") or {}).get("id", ""))
         if caller is not None:
             caller.deliver(event)  # somebody was dialled for it: an agent of its queue
