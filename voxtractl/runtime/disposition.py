@@ -35,7 +35,8 @@ BY_SIP: Final[Mapping[int, Disposition]] = MappingProxyType(
         **dict.fromkeys((486, 600), _BUSY),
         **dict.fromkeys((403, 603, 607, 608), _REJECTED),  # 607, 608: unwanted, blocked on the way
         **dict.fromkeys((404, 410, 484), _FAILED),  # the number is none
-        **dict.fromkeys((408, 488, 500, 502, 504), _FAILED),
+        **dict.fromkeys((300, 301, 302, 305, 380), _FAILED),  # redirected, and nobody follows
+        **dict.fromkeys((408, 483, 488, 500, 502, 504), _FAILED),
         503: _CONGESTION,
     }
 )
