@@ -337,6 +337,33 @@ async def test_who_was_called_hangs_up(line: tuple[Pbx, Exchange]) -> None:
         assert (ended.disposition, ended.ended_by, ended.cause) == ("answered", "caller", 16)
 
 
+async def test_a_transfer_to_who_hangs_up_at_once_leaves_the_caller_here(
+    line: tuple[Pbx, Exchange], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pbx, _ = line
+    consult = CallSession.consult
+
+    async def late(self: CallSession, to: str, **how: Any) -> CallSession:
+        other = await consult(self, to, **how)
+        await other.wait_ended()  # it goes between the answer and the bridge
+        return other
+
+    monkeypatch.setattr(CallSession, "consult", late)
+
+    async def handler(call: CallSession) -> tuple[Any, ...]:
+        await call.answer()
+        with pytest.raises(OriginateFailed) as caught:
+            await call.transfer(f"PJSIP/{number(200, 99998)}@{TRUNK}")
+        state = str(call.state)
+        await until(lambda: not call._sounds._playing)  # no ringing is heard any more
+        return caught.value.disposition, caught.value.cause, state
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 20) == ("failed", 16, "answered")
+        assert "transferred" not in seen.names()
+
+
 async def test_a_carrier_that_vanishes_leaves_no_call_when_we_stop(line: tuple[Pbx, Exchange]) -> None:
     pbx, there = line
     async with serving(pbx, listens) as (_, seen):

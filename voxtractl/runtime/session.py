@@ -22,6 +22,7 @@ from voxtractl.errors import (
     AriUnreachable,
     CallEnded,
     CallError,
+    OriginateFailed,
     QueueUnknown,
     SpeechUnavailable,
     UsageFault,
@@ -539,8 +540,9 @@ class CallSession:
         """Connect the caller to a number (over the tenant's outbound rules) or an endpoint
         (``PJSIP/agent1``).
 
-        The caller hears ringing meanwhile. Raises OriginateFailed when nobody answers: the caller stays.
-        Returns when one side has hung up; both legs are ended then.
+        The caller hears ringing meanwhile. Raises OriginateFailed when nobody answers, or who answered is
+        gone before they are connected (``failed``, with the cause of that end): the caller stays. Returns
+        when one side has hung up; both legs are ended then.
         """
         self._channel.check("transfer")
         self._channel.must_be_alone("transfer")
@@ -548,17 +550,31 @@ class CallSession:
         self._doing = CallState.TRANSFERRING
         try:
             other = await self.consult(to, timeout=timeout, context=context)
+            return await self._connect(other, to)
         except BaseException:
             if self._channel.other is None:  # another transfer was quicker
                 self._doing = None
             await self._sounds.stop_tones()
             raise
-        self._channel.write("transferred", to=to)
+
+    async def _connect(self, other: "CallSession", to: str) -> Ended:
+        """The second half of a transfer."""
         try:
+            if not other.is_gone:
+                self._channel.write("transferred", to=to)
             return await self.bridge_with(other)
-        except BaseException:
+        except BaseException as exc:
             other.refuse("normal")
-            raise
+            if not isinstance(exc, CallError) or self.is_gone or not other.is_gone:
+                raise
+            ended = await self._channel.through(other.wait_ended(), "transfer")
+            raise OriginateFailed(
+                f"{to} answered, and was gone before it was connected",
+                disposition="failed",
+                cause=ended.cause,
+                tech_cause=ended.tech_cause,
+                call=other.id,
+            ) from exc
 
     transfer_to = transfer
 
