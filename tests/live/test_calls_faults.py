@@ -211,6 +211,47 @@ async def test_a_call_whose_start_was_lost_with_the_connection_is_handled_like_a
         assert seen.names() == ["call_started", "call_answered", "call_ended"]
 
 
+async def test_while_nothing_is_heard_nobody_is_called(pbx: Pbx) -> None:
+    """Asterisk would call all the same, and drop who answers."""
+    async with (
+        proxy(pbx.lab.http_port) as between,
+        serving(pbx, nothing, ari_url=between.url) as (app, seen),
+    ):
+        hub = app._hubs[0]
+        between.freeze()  # it is connected again, and gets no answer
+        between.cut()
+        await until(lambda: not hub._web.hear)
+        app.max_channels = 1
+        for _ in range(2):  # and its place is given back
+            with pytest.raises(OriginateFailed) as caught:
+                await app.originate("Local/s@far-wait/n")
+            assert (caught.value.disposition, "nobody was called" in caught.value.message) == ("failed", True)
+        assert (seen.names(), app.calls) == ([], {})
+        between.thaw()
+        await until(lambda: hub._web.hear)
+        call = await app.originate("Local/s@far-wait/n")
+        await call.hangup()
+
+
+async def test_a_call_out_that_was_answered_while_we_were_away_is_not_told_as_one_that_nobody_took(
+    pbx: Pbx,
+) -> None:
+    async with (
+        proxy(pbx.lab.http_port) as between,
+        serving(pbx, nothing, ari_url=between.url) as (app, seen),
+    ):
+        ringing = asyncio.create_task(app.originate("Local/s@far-rings/n", timeout=30))
+        await until(lambda: any(known.rang for known in app._hubs[0].table.live.values()))
+        between.cut()
+        for row in pbx.channels():  # what Asterisk does with who answers while nobody is in the app
+            pbx.ari("DELETE", f"channels/{row['id']}")
+        with pytest.raises(OriginateFailed, match="nobody heard") as caught:
+            await in_time(ringing)
+        assert caught.value.disposition == "failed"
+        await until(seen.ends)
+        assert (seen.ends()[0]["disposition"], seen.ends()[0]["ended_by"]) == ("failed", "lost")
+
+
 @pytest.mark.parametrize("media", ["audiosocket", "websocket"])
 async def test_a_call_with_its_media_in_our_hands_is_lost_with_asterisk(own_pbx: Pbx, media: str) -> None:
     needs_media(own_pbx.lab, media)

@@ -552,6 +552,7 @@ class VoxtraApp:
             async with asyncio.timeout(timeout + ANSWER_GRACE):
                 ended: Ended | None = await up
         except AriError as exc:
+            self._not_begun(call, hub)
             raise OriginateFailed(
                 f"{endpoint} cannot be called: {exc.message}",
                 disposition="failed",
@@ -566,19 +567,26 @@ class VoxtraApp:
         except BaseException:
             # Whether it was begun, the hub knows; what is seen of that in here may be a moment old.
             call.refuse("normal", by=EndedBy.HANDLER)
-            if call.id not in hub.sessions:
-                self.calls.pop(call.id, None)
+            self._not_begun(call, hub)
             raise
         if ended is None:
             return call
+        lost = ended.ended_by is EndedBy.LOST
         raise OriginateFailed(
-            f"{endpoint} was not answered: {ended.disposition}",
+            f"{endpoint} was lost with the connection: whether it was answered, nobody heard"
+            if lost
+            else f"{endpoint} was not answered: {ended.disposition}",
             disposition=str(ended.disposition),
             cause=ended.cause,
             tech_cause=ended.tech_cause,
             call=call.id,
             hint=(NO_PORT if trunk else NO_EXTENSION) if ended.undialled else None,
         )
+
+    def _not_begun(self, call: CallSession, hub: Hub) -> None:
+        """What was never begun has no end that would give back its place."""
+        if call.id not in hub.sessions:
+            self.calls.pop(call.id, None)
 
     def _must_have_room(self) -> None:
         if self.max_channels is not None and self._up() >= self.max_channels:

@@ -389,6 +389,14 @@ class Hub:
             )
         if self._stopped or self._ending:
             raise RuntimeFault("the runtime is being stopped: it calls nobody any more")
+        if not self._web.hears(session.app):  # Asterisk would call, and drop who answers
+            raise AriUnreachable(
+                "the event connection is down, and nobody was called",
+                method="POST",
+                path="/channels",
+                where=self.ari.url,
+                hint="it comes back by itself when Asterisk does; then try again",
+            )
         self.open(session, up=False)
         # In a task of its own: who gives up the call must not take back a request that may be on its way.
         sending = asyncio.ensure_future(self.ari.originate(channel_id=session.id, **how))

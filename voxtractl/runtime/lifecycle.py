@@ -609,6 +609,8 @@ def _disposition(call: Call, by: EndedBy) -> Disposition:
             return BY_CAUSE.get(call.cause, Disposition.CANCELLED)
         if call.reason is not None:
             return BY_REASON.get(call.reason, Disposition.FAILED)
+    elif call.answered is None and by is EndedBy.LOST:
+        return Disposition.FAILED  # it may have rung, been busy, or been answered: nobody heard
     elif call.answered is None and call.reason in _TIMED_OUT:
         return Disposition.NO_ANSWER  # it was our own clock that gave it up
     return disposition_of(

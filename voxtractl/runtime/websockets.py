@@ -102,6 +102,10 @@ class Websockets:
         """Events come of every app that is registered."""
         return bool(self.streams) and all(stream.connected for stream in self.streams)
 
+    def hears(self, app: str) -> bool:
+        """Events come of this app."""
+        return any(stream.connected and app in stream.apps for stream in self.streams)
+
     @property
     def failure(self) -> VoxtractlError | None:
         """Why all is over, when it is."""

@@ -374,7 +374,12 @@ CALLS: dict[str, tuple[Direction, tuple[Signal, ...], Told]] = {
     "outbound: lost while it rang": (
         OUT,
         (*RING, Missing()),
-        Told("no_answer", "lost", 0, asked="G"),
+        Told("failed", "lost", 0, asked="G"),
+    ),
+    "outbound: whether its originate arrived is not known": (
+        OUT,
+        (HangUp(EndedBy.LOST), Missing()),
+        Told("failed", "lost", 0, asked="DG"),
     ),
 }
 
