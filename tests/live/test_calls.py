@@ -501,6 +501,23 @@ async def test_a_call_nobody_answers_says_why(pbx: Pbx, endpoint: str, dispositi
         assert app.calls == {}
 
 
+async def test_what_asterisk_refuses_to_call_was_not_lost_and_what_it_is_not_asked_is_no_call(
+    pbx: Pbx,
+) -> None:
+    async with serving(pbx, nothing) as (app, seen):
+        with pytest.raises(OriginateFailed):
+            await app.originate("PJSIP/nobody")
+        await until(seen.ends)
+        (end,) = seen.ends()
+        assert (end["ended_by"], "was refused with 500" in end["detail"]) == ("asterisk", True)
+        app.max_channels = 1
+        for wrong in ({"timeout": 0}, {"variables": {"A B": 1}}, {"caller_id": "1\n2"}):
+            with pytest.raises(UsageFault):
+                await app.originate("Local/s@far-wait/n", **wrong)
+        assert seen.names() == ["call_started", "call_ended"]
+        assert app.calls == {}
+
+
 async def test_a_ringing_call_is_had_at_once_and_can_be_ended(pbx: Pbx) -> None:
     async with serving(pbx, nothing) as (app, _):
         call = await app.originate("Local/s@far-rings/n", timeout=30, wait=False)

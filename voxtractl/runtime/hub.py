@@ -397,6 +397,7 @@ class Hub:
                 where=self.ari.url,
                 hint="it comes back by itself when Asterisk does; then try again",
             )
+        requests.originate(channel_id=session.id, **how)  # what cannot be asked for is no call
         self.open(session, up=False)
         # In a task of its own: who gives up the call must not take back a request that may be on its way.
         sending = asyncio.ensure_future(self.ari.originate(channel_id=session.id, **how))
@@ -409,7 +410,9 @@ class Hub:
         error = None if sending.cancelled() else sending.exception()
         if isinstance(error, AriUnreachable):
             self._feed(call_id, lifecycle.HangUp(EndedBy.LOST))  # without an answer it may ring
-        elif error is not None or sending.cancelled():
+        elif error is not None:
+            self._feed(call_id, lifecycle.Refused(str(error)))
+        elif sending.cancelled():
             self._feed(call_id, lifecycle.Missing())
 
     def _doubt(self, call_id: str, _: "asyncio.Future[Any]") -> None:

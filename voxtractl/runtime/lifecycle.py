@@ -21,6 +21,7 @@ late, or it is told twice. Who ended the call is who gave the first sign:
     the media connection                asterisk, unless the far side's hangup request follows
     our own HangUp after a 404          the same: a handler that is told of the end ends itself
     no request at all                   asterisk when it was in the dialplan or ringing out, else caller
+    Asterisk refused to begin it        asterisk
     Asterisk has it no more, unheard    lost; also when the media connection ended before
 """
 
@@ -61,6 +62,7 @@ __all__ = [
     "Missing",
     "Move",
     "Present",
+    "Refused",
     "Signal",
     "Started",
     "State",
@@ -206,6 +208,13 @@ class Present:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Asterisk refused to begin it, with these words; for calls out."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """It is gone, and how was not heard: events were lost, or another process has its app now."""
 
@@ -227,6 +236,7 @@ Signal = (
     | Doubted
     | Missing
     | Present
+    | Refused
     | Lost
 )
 
@@ -247,14 +257,15 @@ class Ended:
     started: float
     answered: float | None
     ended: float
-    detail: str = ""  # what ended it when that is not ordinary: the handler's error, the media connection
+    # What ended it when that is not ordinary: the handler's error, the media connection, Asterisk's refusal.
+    detail: str = ""
     dialled: bool = False  # a Dial event came: Asterisk had something to dial
 
     @property
     def undialled(self) -> bool:
         """Asterisk gave it up before it dialled, and told no cause: it had no RTP port for PJSIP (measured),
         or the context of a Local channel has no such extension."""
-        told = self.cause or self.tech_cause or self.dialled or self.answered is not None
+        told = self.cause or self.tech_cause or self.dialled or self.detail or self.answered is not None
         return self.direction is Direction.OUTBOUND and self.ended_by is EndedBy.ASTERISK and not told
 
     @property
@@ -315,6 +326,7 @@ _STOP: Final = {
     HangUp: Move(State.ENDING, (Delete,)),
     Destroyed: Move(State.ENDED, (Gone, End)),
     Missing: Move(State.ENDED, (Gone, End)),
+    Refused: Move(State.ENDED, (Gone, End)),
     Lost: Move(State.ENDED, (Gone, End)),
 }
 _HERE: Final = {
@@ -364,6 +376,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Signal], Move]]] = MappingProxyTy
             Present: Move(State.ENDING, (Delete,)),  # it should be gone: the DELETE or its answer was lost
             Destroyed: Move(State.ENDED, (Gone, End)),
             Missing: Move(State.ENDED, (Gone, End)),
+            Refused: Move(State.ENDED, (Gone, End)),
             Lost: Move(State.ENDED, (Gone, End)),
         },
         State.ENDED: {},
@@ -456,7 +469,7 @@ class CallTable:
         if call.state is State.ENDED:
             del self._live[call_id]
             if not isinstance(signal, Lost):  # it may go on elsewhere, and come back from there
-                self._remember(call_id, certain=isinstance(signal, Destroyed | WentOn))
+                self._remember(call_id, certain=isinstance(signal, Destroyed | Refused | WentOn))
         if isinstance(signal, Stayed) and call.handler_over is not None:
             return (*actions, *self.feed(call_id, call.handler_over, now))
         return actions
@@ -522,6 +535,8 @@ def _blame(call: Call, signal: Signal) -> None:
             call.by, call.reason, call.detail = EndedBy.CALLER, None, ""
         case Missing():
             call.by = call.by or EndedBy.LOST
+        case Refused(why) if call.by is None:
+            call.by, call.detail = EndedBy.ASTERISK, why
         case Lost() if call.by is None or call.unsure:  # the media connection ended with all else
             call.by, call.reason, call.detail = EndedBy.LOST, None, ""
 

@@ -148,7 +148,7 @@ async def test_a_call_out_that_is_made_after_the_channels_were_listed_is_not_los
     taker = hub.taker("voxtra-acme")
     assert taker is not None
     out = CallSession(hub, taker, channel, ["1"], Direction.OUTBOUND, app="voxtra-acme")
-    sent = asyncio.create_task(hub.originate(out, endpoint="Local/1"))
+    sent = asyncio.create_task(hub.originate(out, endpoint="Local/1", app="voxtra-acme"))
     await until(lambda: hub._sending)
     await hub._resync(adopting=False)
     await sent

@@ -33,6 +33,7 @@ from voxtractl.runtime.lifecycle import (
     MediaLost,
     Missing,
     Present,
+    Refused,
     Signal,
     Started,
     State,
@@ -47,7 +48,7 @@ RING, ANSWER = (Dialled(""), Dialled("RINGING")), (Dialled("ANSWER"),)
 FAR_BYE = HangupRequested()
 OUR_SOFT = HangupRequested(cause=32, soft=True)
 DIALPLAN_END = HangupRequested(cause=16, soft=True)  # Asterisk's last word on every call that has a dialplan
-TERMINAL = (Destroyed, Missing, Lost)
+TERMINAL = (Destroyed, Missing, Refused, Lost)
 
 
 def run(direction: Direction, *signals: Signal, up: bool = False) -> tuple[list[Action], CallTable]:
@@ -376,6 +377,16 @@ CALLS: dict[str, tuple[Direction, tuple[Signal, ...], Told]] = {
         (*RING, Missing()),
         Told("failed", "lost", 0, asked="G"),
     ),
+    "outbound: Asterisk has no such trunk": (
+        OUT,
+        (Refused("Allocation failed"),),
+        Told("failed", "asterisk", 0, asked="G", detail="Allocation failed"),
+    ),
+    "outbound: given up, and Asterisk has no such trunk": (
+        OUT,
+        (HangUp(EndedBy.HANDLER), Refused("Allocation failed")),
+        Told("cancelled", "handler", 0, asked="DG"),
+    ),
     "outbound: whether its originate arrived is not known": (
         OUT,
         (HangUp(EndedBy.LOST), Missing()),
@@ -407,6 +418,7 @@ def test_times_are_those_that_came_in() -> None:
         ((HangupRequested(0), Destroyed(0)), True),
         ((Destroyed(0),), True),
         ((Destroyed(34),), False),  # it says why
+        ((Refused("a body too large"),), False),  # so does that
         ((*RING, HangupRequested(0), Destroyed(0)), False),
         ((Lost(),), False),  # nobody knows
         ((HangUp(EndedBy.HANDLER), Destroyed(0)), False),
@@ -532,6 +544,7 @@ SIGNALS: st.SearchStrategy[Signal] = st.one_of(
     st.just(Doubted()),
     st.just(Missing()),
     st.just(Present()),
+    st.builds(Refused, st.just("500")),
     st.just(Lost()),
 )
 
