@@ -755,6 +755,17 @@ async def test_the_most_calls_are_kept_to_also_when_they_wait_for_their_turn(pbx
         assert LimitReached in {type(one) for one in found}
 
 
+async def test_who_gives_up_waiting_for_a_turn_leaves_it_to_others(pbx: Pbx) -> None:
+    async with serving(pbx, nothing) as (app, seen):
+        app.calls_per_second = 0.5
+        batch = [asyncio.create_task(app.originate("Local/s@far-wait/n")) for _ in range(200)]
+        await until(lambda: seen.names() == ["call_started", "call_answered"])
+        for task in batch[1:]:
+            task.cancel()
+        async with asyncio.timeout(60):  # and not 400 s
+            await app.originate("Local/s@far-wait/n")
+
+
 async def test_a_call_that_finishes_while_the_app_stops_may_be_transferred(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> str:
         await call.answer()

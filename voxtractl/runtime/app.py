@@ -70,6 +70,7 @@ NO_PORT: Final = "no RTP port left? see rtp.conf and Asterisk's log"
 NO_TRUNK: Final = "does Asterisk have this trunk? pjsip show endpoints"
 NO_EXTENSION: Final = "has its context such an extension?"
 NOWHERE: Final = "voxtra-nowhere"  # a context that no dialplan has: where a redirected call is sent on
+TURN_LOOK: Final = 5.0  # seconds; who waits longer for a turn looks whether others have given up theirs
 ANSWER_GRACE: Final = 15.0  # seconds beyond the ringing time until we end an originate ourselves
 
 
@@ -604,7 +605,14 @@ class VoxtraApp:
     async def _turn(self) -> None:
         """Wait until the next call may go out: calls_per_second, evenly spread."""
         if self.calls_per_second:
-            await asyncio.sleep(self.usage.turn(monotonic(), self.calls_per_second))
+            start = self.usage.turn(monotonic(), self.calls_per_second)
+            try:
+                while (wait := start - monotonic()) > 0:
+                    await asyncio.sleep(min(wait, TURN_LOOK))
+                    start = self.usage.earlier(start, monotonic())
+            except BaseException:
+                self.usage.give_turn(start)
+                raise
 
     async def audio_server(self) -> AudioServer:
         """Where Asterisk brings the sound of its calls: listens from the first leg on, in the loop of the

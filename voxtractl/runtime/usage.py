@@ -4,6 +4,7 @@ beside the one that replaced it, in another thread when it blocks.
 The limits themselves are the app's; calls are counted where they are, in the hubs.
 """
 
+from heapq import heappop, heappush, heapreplace
 from threading import Lock
 
 __all__ = ["Usage"]
@@ -14,6 +15,7 @@ class Usage:
         self._lock = Lock()
         self._legs = 0
         self._next_start = 0.0
+        self._free: list[float] = []  # turns before that, whose calls were given up
 
     def take_leg(self, most: int) -> bool:
         """One more media leg, unless it has so many."""
@@ -27,8 +29,26 @@ class Usage:
             self._legs -= 1
 
     def turn(self, now: float, per_second: float) -> float:
-        """Seconds until its next call may go out; each caller has a turn of its own."""
+        """When its next call may go out, by the clock of ``now``; each caller has a turn of its own."""
         with self._lock:
+            self._forget(now)
+            if self._free:
+                return heappop(self._free)
             start = max(now, self._next_start)
             self._next_start = start + 1 / per_second
-            return start - now
+            return start
+
+    def earlier(self, start: float, now: float) -> float:
+        """The same turn, or an earlier one in its place that was given back meanwhile."""
+        with self._lock:
+            self._forget(now)
+            return heapreplace(self._free, start) if self._free and self._free[0] < start else start
+
+    def give_turn(self, start: float) -> None:
+        """Who was to go out then does not: others may."""
+        with self._lock:
+            heappush(self._free, start)
+
+    def _forget(self, now: float) -> None:
+        while self._free and self._free[0] < now:
+            heappop(self._free)

@@ -215,7 +215,7 @@ async def test_limits_hold_over_a_reload_and_for_code_that_was_replaced(tmp_path
     await supervisor._load({"acme": tenant("acme", max_channels=1, max_media_legs=2, outbound=slowly)})
     old = supervisor.served["acme"].app
     old.take_leg()
-    assert old.usage.turn(monotonic(), 0.1) == 0
+    old.usage.turn(monotonic(), 0.1)
     # A call that the old code has, where the hub keeps it.
     call = CallSession(node, old, {"id": "1"}, [], Direction.INBOUND, app="voxtra-acme")
     node.sessions["1"] = call
@@ -226,7 +226,7 @@ async def test_limits_hold_over_a_reload_and_for_code_that_was_replaced(tmp_path
             await app.originate("Local/s@far-wait/n")
         with pytest.raises(LimitReached, match="all of its 1 media legs"):
             app.take_leg()
-    assert new.usage.turn(monotonic(), 0.1) > 9
+    assert new.usage.turn(monotonic(), 0.1) > monotonic() + 9
     old.give_leg()
     new.take_leg()
     await supervisor.close()
