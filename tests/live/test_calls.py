@@ -383,6 +383,21 @@ async def test_how_the_queue_was_left_is_told(pbx: Pbx) -> None:
         await app.stop()
 
 
+async def test_a_caller_who_waits_in_a_queue_has_not_left_it(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> list[str | None]:
+        await call.answer()
+        await call.transfer_to_queue("nobody", wait=False)
+        await until(lambda: "1 calls" in pbx.lab.cli("queue show acme-nobody"))
+        waits = call.queue_left
+        await call.hangup()
+        return [waits, call.queue_left]
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 10) == [None, "ABANDONED"]
+        assert seen.ends()[0]["queue_status"] == "ABANDONED"
+
+
 async def test_an_unknown_queue_raises_and_the_caller_stays(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> str:
         await call.answer()

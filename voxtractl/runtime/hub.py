@@ -358,7 +358,7 @@ class Hub:
             ended_by=str(ended.ended_by),
             seconds=round(ended.seconds, 3),
             talk_seconds=round(ended.talk_seconds, 3),
-            queue_status=session.queue_left,
+            queue_status=session.queue_end(),
             detail=ended.detail,
         )
         session.post(session.over, ended)

@@ -515,7 +515,14 @@ class CallSession:
 
     @property
     def queue_left(self) -> str | None:
-        """How the queue was left, as far as that is known: what Asterisk said, else what was seen."""
+        """How the queue was left, as far as that is known: what Asterisk said, else what was seen. None when
+        none was entered, or the caller waits in it."""
+        if not self.is_gone and not self._home.is_set() and not self._queue_answered:
+            return self.queue_status
+        return self.queue_end()
+
+    def queue_end(self) -> str | None:
+        """How the queue was left by a call that is over; for the hub."""
         if not self._entered:
             return None
         return self.queue_status or ("ANSWERED" if self._queue_answered else "ABANDONED")
@@ -854,7 +861,7 @@ class CallSession:
     def over(self, ended: Ended) -> None:
         """The call is over: hooks run, each on its own."""
         self.ended = ended
-        self.queue_status = self.queue_left
+        self.queue_status = self.queue_end()
         self.gone()
         self._channel.resolve(UP, ended)
         self._media.over()
