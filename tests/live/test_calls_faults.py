@@ -36,7 +36,7 @@ from voxtractl.errors import (
     SpeechUnavailable,
 )
 from voxtractl.lab import Lab
-from voxtractl.runtime import sounds
+from voxtractl.runtime import hub, sounds
 from voxtractl.runtime.lifecycle import EndedBy
 from voxtractl.runtime.places import Places
 from voxtractl.runtime.session import CallSession
@@ -647,6 +647,27 @@ async def test_a_handler_that_never_ends_holds_neither_the_end_nor_stop(pbx: Pbx
         assert (await seen.ended()).ended_by == EndedBy.CALLER
         pbx.call()
         await until(lambda: seen.names().count("call_answered") == 2)
+
+
+@pytest.mark.parametrize("who", ["handler", "caller"])
+async def test_a_call_whose_end_is_never_told_ends_all_the_same(
+    pbx: Pbx, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """As that of a channel whose place in a bridge another was given: Asterisk subscribes the app no more."""
+    monkeypatch.setattr(hub, "END_LOOK", 0.2)
+    async with serving(pbx, nothing) as (app, seen):
+        call = await app.originate("Local/s@far-wait/n")
+        app_name, source = "voxtra-acme", f"channel:{call.id}"
+        status, text = pbx.ari("DELETE", f"applications/{app_name}/subscription", eventSource=source)
+        assert status == 200, text
+        if who == "caller":
+            pbx.ari("DELETE", f"channels/{call.id};2")
+        else:
+            await call.hangup()
+        ended = await in_time(call.wait_ended())
+        assert (ended.disposition, ended.ended_by) == ("answered", who)
+        await until(lambda: not app.calls)
+        assert len(seen.ends()) == 1
 
 
 async def test_a_handler_that_returns_without_an_answer_ends_the_call(pbx: Pbx) -> None:

@@ -61,6 +61,9 @@ RESYNC_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)  # seconds after a try that fai
 MANY: Final = 1000  # calls; each is in the answer to each subscription, with up to four channels of 50 bytes
 REDIRECTED: Final = 23  # Q.850: redirected to a new destination
 END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
+# Seconds between looks at calls that should be over. Asterisk does not tell each end: not that of a channel
+# whose place in its bridge another was given (a REFER of the far side, measured).
+END_LOOK: Final = 10.0
 NEWEST: Final = Release(99, 0)  # a build that is no release
 
 
@@ -107,6 +110,7 @@ class Hub:
         self._sending: dict[str, asyncio.Future[Any]] = {}  # the originates that have no answer yet
         self._followed: set[str] = set()  # calls that are subscribed; Asterisk keeps that while we are away
         self._given_back: WeakSet[CallSession] = WeakSet()  # calls that nobody had begun with
+        self._looking: asyncio.Task[None] | None = None
         self._empty: asyncio.Event | None = None  # set when the last call of a drain is over
 
     # --- life -------------------------------------------------------------------------------------------
@@ -164,6 +168,7 @@ class Hub:
     async def start(self) -> None:
         """Connect, register the apps, adopt what is there. Returns when calls can come."""
         self._loop = asyncio.get_running_loop()
+        self._looking = self._looking or self._loop.create_task(self._look_for_ends())
         self._web.hope()
         await self.ari.open()
         await self.register()
@@ -232,6 +237,8 @@ class Hub:
         """End the connection; a second stop does nothing. Calls that are up stay up: drain first. Those that
         came too late to be heard of take the fallback."""
         self._stopped = True
+        if self._looking is not None:
+            self._looking.cancel()
         connected = self._web.hear
         if self._tasks and connected:  # what is left of ended calls is being removed
             await asyncio.wait(set(self._tasks), timeout=END_TIMEOUT)
@@ -341,6 +348,15 @@ class Hub:
                 await self._unless_moved(answer.body)
         if call_id in self.sessions:
             self._sender.send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
+
+    async def _look_for_ends(self) -> None:
+        before: set[str] = set()
+        while True:
+            await asyncio.sleep(END_LOOK)
+            ending = {call.call_id for call in self.table.live.values() if call.state is State.ENDING}
+            for call_id in before & ending:
+                self._feed(call_id, lifecycle.Doubted())
+            before = ending
 
     def _end(self, ended: lifecycle.Ended) -> None:
         session = self.sessions.pop(ended.call_id, None)
