@@ -583,6 +583,43 @@ async def test_calls_of_a_killed_process_are_adopted_and_its_own_channels_remove
         await app.stop()
 
 
+CALLS_OUT = """\
+for _ in range(2):
+        await app.originate("Local/s@far-rings/n", timeout=60, wait=False)
+    tell("calling")
+    await call.wait_ended()"""
+
+
+async def test_a_call_out_of_a_killed_process_is_adopted_when_it_is_answered(
+    pbx: Pbx, tmp_path: Path
+) -> None:
+    """And is no call in: who was called would hear the greeting for callers."""
+    with script(pbx, tmp_path, last=CALLS_OUT) as running:
+        await running.says("serving voxtra-acme")
+        caller = pbx.call()
+        await running.says("calling")
+    caller.hangup()
+    await until(lambda: len(pbx.channels()) == 4)
+    first, second = [Far(pbx, row["id"]) for row in pbx.channels() if row["id"].endswith(";2")]
+    adopted: list[CallSession] = []
+
+    async def adopt(call: CallSession) -> None:
+        adopted.append(call)
+        await call.wait_ended()
+
+    async with serving(pbx, nothing) as (app, seen):
+        first.goes("far-wait", "s")
+        await until(seen.ends)
+        assert seen.names() == ["call_adopted", "call_ended"]  # as nobody adopts
+        assert (seen.events[0]["direction"], seen.events[0]["did"]) == ("outbound", "s")
+        assert seen.ends()[0]["ended_by"] == "lost"
+        app.on_adopt(adopt)
+        second.goes("far-wait", "s")
+        await until(lambda: adopted)
+        second.hangup()
+        assert (await in_time(adopted[0].wait_ended())).ended_by == EndedBy.CALLER
+
+
 async def test_a_process_whose_app_was_taken_says_so_and_leaves_its_calls_up(
     pbx: Pbx, tmp_path: Path
 ) -> None:

@@ -45,7 +45,7 @@ from voxtractl.runtime.auxiliary import Auxiliaries, is_auxiliary, removal
 from voxtractl.runtime.channel import Channel
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal, State
-from voxtractl.runtime.places import AGAIN, MOVED, Place, Places, is_inside
+from voxtractl.runtime.places import AGAIN, CALLED, Place, Places, is_inside, unmarked
 from voxtractl.runtime.sender import Sender
 from voxtractl.runtime.session import CallSession, line_of
 from voxtractl.runtime.taker import Taker
@@ -413,6 +413,7 @@ class Hub:
                 where=self.ari.url,
                 hint="it comes back by itself when Asterisk does; then try again",
             )
+        how = {**how, "app_args": self._marks(session)}
         requests.originate(channel_id=session.id, **how)  # what cannot be asked for is no call
         self.open(session, up=False)
         # In a task of its own: who gives up the call must not take back a request that may be on its way.
@@ -420,6 +421,12 @@ class Hub:
         self._sending[session.id] = sending
         sending.add_done_callback(partial(self._originated, session.id))
         await asyncio.shield(sending)
+
+    def _marks(self, session: CallSession) -> list[str]:
+        """Stasis arguments of a call out."""
+        slug = [session.tenant] if session.tenant and (session.app, "") not in self._takers else []
+        number = session.called_number  # a word only: not every way back knows how a comma is escaped
+        return [CALLED, *slug, *([number] if number.isascii() and number.lstrip("+").isalnum() else [])]
 
     def _originated(self, call_id: str, sending: "asyncio.Future[Any]") -> None:
         del self._sending[call_id]
@@ -538,7 +545,6 @@ class Hub:
         """A call that is known here is in an app: it was answered, or the dialplan has brought it there, to
         the tenant whose call it is or to another."""
         session = self.sessions[channel["id"]]
-        args = args[1:] if args[:1] == [MOVED] else args  # another worker had it meanwhile
         taker, rest = self._taker(app, args)
         mine = taker is None or taker.tenant == session.tenant if session.tenant else app == session.app
         away = self.table.live[session.id].away
@@ -553,7 +559,8 @@ class Hub:
             session.post(session.came, channel, rest)
 
     def _taker(self, app: str, args: list[str]) -> tuple[Taker | None, list[str]]:
-        """Who gets the call, and its arguments without the tenant's slug."""
+        """Who gets the call, and its arguments without the tenant's slug and what marks it."""
+        args = unmarked(args)
         taker = self._takers.get((app, ""))
         if taker is not None:
             return taker, args
@@ -561,17 +568,17 @@ class Hub:
         return taker, args[1:]
 
     def _begin(self, app: str, channel: Mapping[str, Any], args: list[str]) -> None:
-        """A new call, or one that was moved here when its worker died (its first argument says so)."""
-        moved = args[:1] == [MOVED]
-        given = args[1:] if moved else args
+        """A new call, or one that another process had (its first argument says so): it was moved here when
+        its worker died, or is a call out that was answered when its process was gone."""
+        given = unmarked(args)
         taker, rest = self._taker(app, given)
         if taker is None or taker.blocked or self.draining:
             slug = taker.tenant if taker else self._left.get(app) or (given[0] if given else None)
             self._spawn(self._hand_on(Place(channel, app, args), slug))
             return
         with self._or_fallback(channel["id"], taker.tenant):
-            if moved:
-                self._adopt(app, taker, channel, rest)
+            if given != args:
+                self._adopt(app, taker, channel, args, rest)
                 return
             session = self._enter(app, taker, channel, rest, "call_started")
             if rest:
@@ -591,17 +598,27 @@ class Hub:
             if call_id in self.sessions:
                 self._feed(call_id, lifecycle.Lost())
 
-    def _adopt(self, app: str, taker: Taker, channel: Mapping[str, Any], args: list[str]) -> None:
-        """A call that another process had; that one told its begin."""
-        session = self._enter(app, taker, channel, args, "call_adopted")
+    def _adopt(
+        self, app: str, taker: Taker, channel: Mapping[str, Any], args: list[str], rest: list[str]
+    ) -> None:
+        """A call that another process had; that one told its begin. ``rest``: its arguments without what
+        marks it."""
+        direction = Direction.OUTBOUND if CALLED in args[:2] else Direction.INBOUND
+        session = self._enter(app, taker, channel, rest, "call_adopted", direction)
         session.post(session.adopted)
         session.post(taker.adopt, session)
 
     def _enter(
-        self, app: str, taker: Taker, channel: Mapping[str, Any], args: list[str], begin: str
+        self,
+        app: str,
+        taker: Taker,
+        channel: Mapping[str, Any],
+        args: list[str],
+        begin: str,
+        direction: Direction = Direction.INBOUND,
     ) -> CallSession:
         """A channel that is in the app becomes a call."""
-        session = taker.session_type(self, taker, channel, args, Direction.INBOUND, app=app)
+        session = taker.session_type(self, taker, channel, args, direction, app=app)
         # So that the end is told also after the call left the app (facts G1). Not every id can be subscribed.
         subscription = self._subscription(session)
         self.open(session, up=channel["state"] == "Up", begin=begin)
@@ -803,7 +820,7 @@ class Hub:
         taker, rest = self._taker(app, args)
         if adopting and taker is not None and not taker.blocked:
             with self._or_fallback(call_id, taker.tenant):
-                self._adopt(app, taker, channel, rest)
+                self._adopt(app, taker, channel, args, rest)
         else:
             self._begin(app, channel, args)
 

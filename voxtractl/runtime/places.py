@@ -21,11 +21,13 @@ from voxtractl.runtime.auxiliary import is_auxiliary
 from voxtractl.runtime.session import line_of
 from voxtractl.runtime.sounds import tone_of
 
-__all__ = ["AGAIN", "MOVED", "Place", "Places", "is_inside"]
+__all__ = ["AGAIN", "CALLED", "MOVED", "Place", "Places", "is_inside", "unmarked"]
 
 log = logging.getLogger(__name__)
 
 MOVED: Final = "voxtractl-moved"  # first Stasis argument of a call that came from a dead worker
+# First of those of a call out, with its number: a process that finds one it did not begin knows it by that.
+CALLED: Final = "voxtractl-called"
 PLACE: Final = "VOXTRA_APP"  # variable of a channel that was moved: the app it is in
 PATIENCE: Final = 2.0  # seconds for an answer about what another process has, or had
 AGAIN: Final = 10.0  # seconds until it is asked again; twice as long each time
@@ -42,6 +44,11 @@ class Place(NamedTuple):
     def line(self) -> str:
         """Where in the dialplan it came into the app."""
         return line_of(self.channel)
+
+
+def unmarked(args: list[str]) -> list[str]:
+    """Stasis arguments without ours."""
+    return unmarked(args[1:]) if args[:1] in ([MOVED], [CALLED]) else args
 
 
 def is_inside(channel: Mapping[str, Any]) -> bool:

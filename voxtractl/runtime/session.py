@@ -820,6 +820,7 @@ class CallSession:
     def adopted(self) -> None:
         """Another process had it."""
         self._channel.untouched = False
+        self._channel.visits = 1
         self._sounds.adopted()
 
     def resync(self) -> None:
