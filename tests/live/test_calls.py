@@ -533,6 +533,20 @@ async def test_what_asterisk_refuses_to_call_was_not_lost_and_what_it_is_not_ask
         assert app.calls == {}
 
 
+@pytest.mark.parametrize(
+    ("caller_id", "name"), [("+265888000001", ""), ('"Acme, Ltd" <+265888000001>', "Acme, Ltd")]
+)
+async def test_who_calls_is_a_number_also_when_it_goes_out_with_a_name(
+    pbx: Pbx, caller_id: str, name: str
+) -> None:
+    async with serving(pbx, nothing) as (app, seen):
+        call = await app.originate("Local/s@far-wait/n", caller_id=caller_id)
+        assert await call.get_variable("CONNECTEDLINE(all)") == f'"{name}" <+265888000001>'
+        assert (call.caller_number, call.caller_name) == ("+265888000001", name)
+        await call.hangup()
+        assert {event["caller"] for event in seen.events} == {"+265888000001"}
+
+
 async def test_a_ringing_call_is_had_at_once_and_can_be_ended(pbx: Pbx) -> None:
     async with serving(pbx, nothing) as (app, _):
         call = await app.originate("Local/s@far-rings/n", timeout=30, wait=False)

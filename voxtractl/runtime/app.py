@@ -487,7 +487,8 @@ class VoxtraApp:
     ) -> CallSession:
         """Call ``endpoint`` (``PJSIP/+265999123456@my-trunk``) and return the session when it is answered.
 
-        ``timeout`` is the ringing time in seconds. ``wait=False`` returns the ringing session. ``variables``
+        ``caller_id`` is a number, or ``"Acme" <+265888000001>``; ``timeout`` is the ringing time in seconds.
+        ``wait=False`` returns the ringing session. ``variables``
         become strings (True is "1"). Raises OriginateFailed with disposition and cause when nobody answers,
         LimitReached over the tenant's max_channels (nothing is dialled), UsageFault for what cannot be sent,
         RuntimeFault as long as the app is not served. A tenant's calls_per_second are kept by waiting. It is
@@ -539,7 +540,7 @@ class VoxtraApp:
         if self.tenant is not None and f"@{naming.outbound_context(self.tenant)}" not in endpoint:
             # So that the dialplan counts it (docs/decisions/0004); its own outbound context does so itself.
             sent["GROUP(voxtra)"] = self.tenant
-        channel = {"id": uuid4().hex, "caller": {"number": caller_id or ""}, "state": "Down"}
+        channel = {"id": uuid4().hex, "caller": _caller(caller_id or ""), "state": "Down"}
         number = endpoint.partition("/")[2].partition("@")[0]
         call = self.session_type(hub, self, channel, [number], Direction.OUTBOUND, app=self.app_name)
         call.trunk = trunk
@@ -679,6 +680,14 @@ def _trunk(endpoint: str) -> str:
     """The PJSIP endpoint that is dialled over; "" for channels that need no RTP port."""
     technology, _, rest = endpoint.partition("/")
     return rest.rpartition("@")[2].partition("/")[0] if technology.upper() == "PJSIP" else ""
+
+
+def _caller(caller_id: str) -> Mapping[str, str]:
+    """Number and name of ``"Acme" <+265888000001>``, or of a number alone."""
+    name, found, number = caller_id.rpartition("<")
+    if found and number.endswith(">"):
+        return {"number": number[:-1], "name": name.strip().strip('"')}
+    return {"number": caller_id, "name": ""}
 
 
 async def _leave() -> None:
