@@ -295,6 +295,38 @@ async def test_a_refused_caller_is_told_on_the_wire(
         assert dialog.status == status
 
 
+async def test_music_on_hold_goes_on_after_a_sound_and_after_a_transfer_that_failed(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    pbx, there = line
+
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        (dialog,) = there.dialogs.values()
+        assert dialog.voice is not None
+        voice = dialog.voice
+
+        async def hears_music() -> None:
+            before = len(voice.heard)
+            await until(lambda: len(voice.heard) > before + 2000)  # a quarter of a second
+
+        await call.hold()
+        await hears_music()
+        await call.play_file("beep")
+        await hears_music()
+        with pytest.raises(OriginateFailed):
+            await call.transfer(f"PJSIP/{number(486)}@{TRUNK}")
+        await hears_music()
+        state = str(call.state)
+        await call.unhold()
+        await call.play_file("beep")
+        return f"{state} {call.state}"
+
+    async with serving(pbx, handler) as (_, seen):
+        await there.call(ACME)
+        assert await asyncio.wait_for(seen.result, 60) == "on_hold answered"
+
+
 # --- who ends it ------------------------------------------------------------------------------------------
 
 

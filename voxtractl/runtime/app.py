@@ -488,11 +488,11 @@ class VoxtraApp:
         """Call ``endpoint`` (``PJSIP/+265999123456@my-trunk``) and return the session when it is answered.
 
         ``caller_id`` is a number, or ``"Acme" <+265888000001>``; ``timeout`` is the ringing time in seconds.
-        ``wait=False`` returns the ringing session. ``variables``
-        become strings (True is "1"). Raises OriginateFailed with disposition and cause when nobody answers,
-        LimitReached over the tenant's max_channels (nothing is dialled), UsageFault for what cannot be sent,
-        RuntimeFault as long as the app is not served. A tenant's calls_per_second are kept by waiting. It is
-        made at ``node``, else at that of the call whose handler asks, else at the tenant's first.
+        ``wait=False`` returns the ringing session. ``variables`` become strings (True is "1"). Raises
+        OriginateFailed with disposition and cause when nobody answers, LimitReached over the tenant's
+        max_channels (nothing is dialled), UsageFault for what cannot be sent, RuntimeFault as long as the app
+        is not served. A tenant's calls_per_second are kept by waiting. It is made at ``node``, else at that
+        of the call whose handler asks, else at the tenant's first.
         """
         if not self._hubs:
             raise RuntimeFault("the app is not started", hint="await app.start() first")

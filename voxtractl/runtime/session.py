@@ -130,6 +130,7 @@ class CallSession:
         self._claim = Lock()
         self._doing: CallState | None = None  # more than ringing or answered
         self._held = False  # it hears music on hold
+        self._music: str | None = None  # of this class
         self._digits = TypeAhead()
         self._collecting: tuple[Collector, asyncio.Future[Collected]] | None = None
         self._pressed = 0.0  # when the last digit came, or the wait for one began, by the clock of the loop
@@ -398,13 +399,24 @@ class CallSession:
         await self._channel.command(requests.ring_stop(self.id), "ring_stop")
 
     async def hold(self, moh_class: str | None = None) -> None:
-        """Music on hold for the other side; ``moh_class`` is a class of musiconhold.conf."""
+        """Music on hold for the other side; ``moh_class`` is a class of musiconhold.conf. A sound that is
+        played meanwhile is heard in its place, and the music again when it has ended."""
         await self._channel.command(requests.moh_start(self.id, moh_class), "hold")
-        self._held = True
+        self._held, self._music = True, moh_class
 
     async def unhold(self) -> None:
-        await self._channel.command(requests.moh_stop(self.id), "unhold")
-        self._held = False
+        held, self._held = self._held, False
+        try:
+            await self._channel.command(requests.moh_stop(self.id), "unhold")
+        except BaseException:
+            self._held = held
+            raise
+
+    async def _music_again(self) -> None:
+        """A sound has ended, and with it the music, which Asterisk does not begin again."""
+        connected = self._channel.other is not None
+        if self._held and self._sounds.quiet and self._home.is_set() and not connected and not self.is_gone:
+            await self._hub.ask(requests.moh_start(self.id, self._music))
 
     async def mute(self, direction: str = "both") -> None:
         """Silence what comes from (``in``), goes to (``out``) the other side, or ``both``."""
@@ -809,6 +821,8 @@ class CallSession:
                 self._digit(event["digit"])
             case "PlaybackFinished":
                 self._sounds.finished(event["playback"]["id"], event["playback"]["state"])
+                if self._held:
+                    self._channel.background(self._music_again())
             case "RecordingFinished" | "RecordingFailed":
                 self._recordings.finished(event["recording"], failed=event["type"] == "RecordingFailed")
             case "ChannelUserevent":

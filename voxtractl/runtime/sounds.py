@@ -170,6 +170,11 @@ class Sounds:
             if (await self._channel.hub.ask(requests.playback(playback))).status == 404:
                 self._silent(playback)
 
+    @property
+    def quiet(self) -> bool:
+        """Nothing plays."""
+        return self._quiet.is_set()
+
     # --- what it is told --------------------------------------------------------------------------------
 
     def finished(self, playback: str, status: str) -> None:
