@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.live.conftest import NodeDocument
+from tests.live.conftest import NodeDocument, needs_media
 from tests.live.pbx import ACME, Far, Pbx, nothing, pushed, serving, until
 from tests.tools.proxy import proxy
 from tests.tools.sound import loudness
@@ -665,6 +665,33 @@ async def test_what_listened_in_is_gone_when_its_leg_is_closed(pbx: Pbx) -> None
         await until(lambda: len(pbx.channels()) == channels and not pbx.bridges())
 
     await run(pbx, handler, "far-tone")  # Asterisk lets go of a silent channel when it ends (audiohook.c)
+
+
+async def test_a_media_channel_that_is_given_up_before_it_is_made_is_removed(pbx: Pbx) -> None:
+    """Asterisk hears of its end over the websocket before it is asked for it over HTTP, and a channel that
+    waits for our connection waits for ever."""
+    needs_media(pbx.lab, "websocket")
+
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        channels = len(pbx.channels())
+        between.hold(b"externalMedia")
+        opening = asyncio.create_task(call.open_leg(16000))
+        await between.held.wait()
+        opening.cancel()
+        await asyncio.wait([opening])
+        for _ in range(3):  # what was sent before it is answered
+            await call.get_variable("X")
+        between.release()
+        await (await call.open_leg(16000)).close()
+        await until(lambda: len(pbx.channels()) == channels)
+
+    async with (
+        proxy(pbx.lab.http_port) as between,
+        serving(pbx, handler, ari_url=between.url, media="websocket") as (_, seen),
+    ):
+        pbx.call()
+        await asyncio.wait_for(seen.result, 30)
 
 
 async def test_a_recording_that_ended_by_itself_keeps_no_channel(pbx: Pbx) -> None:

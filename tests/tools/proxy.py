@@ -27,6 +27,9 @@ class Proxy:
         self.resets = 0  # so many more connections are reset as soon as they are there
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self.held = asyncio.Event()  # what is kept back has come
+        self._word = b""
+        self._released = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -41,6 +44,15 @@ class Proxy:
 
     def thaw(self) -> None:
         self._flowing.set()
+
+    def hold(self, word: bytes) -> None:
+        """Keep back what has this word in it, also when who sent it has gone; all else is carried."""
+        self._word = word
+        self._released.clear()
+
+    def release(self) -> None:
+        self._word = b""
+        self._released.set()
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -64,12 +76,16 @@ class Proxy:
         with suppress(OSError):  # it was cut
             while data := await reader.read(65_536):
                 await self._flowing.wait()
+                if self._word and self._word in data:
+                    self.held.set()
+                    await self._released.wait()
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()  # its own reader ends by that, and so the other way
 
     async def end(self) -> None:
         self.thaw()
+        self.release()
         self.cut()
         while self._serving:
             await asyncio.wait(set(self._serving))

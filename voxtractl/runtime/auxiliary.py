@@ -11,6 +11,7 @@ may do so in any loop; Asterisk's signs come in the hub's.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -48,6 +49,7 @@ class Auxiliaries:
         self._ask, self._made, self._sweep = ask, made, sweep
         self._calls: dict[str, str] = {}  # channel or bridge of ours → the call it belongs to
         self._coming: dict[str, Future[None]] = {}  # channels of ours that are not in the app yet
+        self._making: dict[str, asyncio.Future[Any]] = {}  # requests that have no answer yet
 
     async def open_bridge(self, call_id: str, channels: Sequence[str]) -> str:
         """A bridge with these channels, removed with the call; from whatever loop.
@@ -62,7 +64,7 @@ class Auxiliaries:
                 requests.create_bridge(aux, "mixing", app),
                 requests.add_to_bridge(aux, channels),
             ):
-                await self._made(request)
+                await self._make(aux, request)
                 self._still_own(aux, call_id)
         except BaseException as exc:
             self._drop(aux)
@@ -87,7 +89,7 @@ class Auxiliaries:
         entered: Future[None] = Future()  # Asterisk says so in the loop of the hub
         self._coming[aux] = entered
         try:
-            made = await self._made(build(aux))
+            made = await self._make(aux, build(aux))
             async with asyncio.timeout(AUX_TIMEOUT):
                 if begin is not None:
                     await begin(made)
@@ -125,10 +127,25 @@ class Auxiliaries:
         if aux not in self._calls:
             raise CallEnded("a channel of its own", call=call_id)
 
+    async def _make(self, aux: str, request: Request) -> Mapping[str, Any]:
+        """What Asterisk answers. Who gives up does not take back a request that may be on its way."""
+        self._making[aux] = making = asyncio.ensure_future(self._made(request))
+        making.add_done_callback(partial(self._answered, aux))
+        return await asyncio.shield(making)
+
+    def _answered(self, aux: str, making: "asyncio.Future[Any]") -> None:
+        del self._making[aux]
+        if not making.cancelled():
+            making.exception()  # seen, also when nobody waits any more
+
     def _drop(self, aux: str) -> None:
         """Remove what was not made, or not needed, in the end."""
         self._calls.pop(aux, None)
-        self._sweep(aux)
+        making = self._making.get(aux)
+        if making is None:
+            self._sweep(aux)
+        else:  # a DELETE over the websocket overtakes a POST over HTTP
+            making.add_done_callback(lambda _: self._sweep(aux))
 
     # --- what Asterisk tells, in the loop of the hub ------------------------------------------------------
 

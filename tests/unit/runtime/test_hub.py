@@ -2,6 +2,7 @@
 real one: tests/live/test_calls_orders.py."""
 
 import asyncio
+import gc
 from collections.abc import Mapping
 from typing import Any
 
@@ -179,6 +180,40 @@ async def test_a_channel_that_does_not_come_is_told_as_such(monkeypatch: pytest.
     with pytest.raises(MediaFailed, match="did not come"):
         await hub.aux.open_channel("call", requests.channel)
     await hub.stop()
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_a_channel_that_is_given_up_is_ended_when_asterisk_has_answered_for_it(status: int) -> None:
+    asterisk, hub, _ = await served()
+    asked, answers = asyncio.Event(), asyncio.Event()
+    ended: list[str] = []
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+
+    async def ask(request: Request, **_: Any) -> Answer:
+        if request.path.startswith("/channels/vx-aux-"):
+            if request.method == "DELETE":
+                ended.append(request.path)
+            else:
+                asked.set()
+                await answers.wait()
+                return Answer(status, {"message": "Channel not found"})
+        return await Asterisk.ask(asterisk, request)
+
+    asterisk.ask = ask  # type: ignore[method-assign]
+    opening = asyncio.create_task(hub.aux.open_channel("call", requests.channel))
+    await asked.wait()
+    opening.cancel()
+    await asyncio.wait([opening])
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not ended
+    answers.set()
+    await until(lambda: ended)
+    assert not hub.aux._making
+    await hub.stop()
+    gc.collect()
+    assert not faults
 
 
 async def test_a_call_that_another_worker_had_meanwhile_comes_back_with_its_own_number() -> None:
