@@ -435,6 +435,34 @@ async def test_who_gives_up_a_bridge_has_both_calls_as_before(pbx: Pbx) -> None:
     assert await run(pbx, handler) == ["answered", "answered", True]
 
 
+async def test_who_gives_up_a_bridge_as_it_is_made_has_both_calls_as_before(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        other = await call.consult("Local/s@far-wait/n")
+        await call.audio_stream(8000)
+        await other.audio_stream(8000)
+        between.hold(b"addChannel")
+        joined = asyncio.create_task(call.bridge_with(other))
+        await between.held.wait()
+        joined.cancel()
+        between.release()
+        await asyncio.wait([joined])
+        there = {row["id"]: row["channels"] for row in pbx.bridges()}
+        assert len(there) == 2
+        for one in (call, other):
+            bridge = one._channel.bridge
+            assert bridge is not None
+            assert one.id in there[bridge]
+        await other.hangup()
+
+    async with (
+        proxy(pbx.lab.http_port) as between,
+        serving(pbx, handler, ari_url=between.url) as (_, seen),
+    ):
+        pbx.call()
+        await asyncio.wait_for(seen.result, 30)
+
+
 async def test_a_transfer_that_is_given_up_ends_who_was_called(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> int:
         await call.answer()

@@ -8,6 +8,7 @@ and ``over`` there. What a verb does on Asterisk stands in its docstring.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from enum import StrEnum
 from functools import partial
@@ -655,7 +656,7 @@ class CallSession:
                 await call._sounds.until_quiet(op, at_once=True)
                 if call._held:
                     await call.unhold()
-            bridge = await self._hub.aux.open_bridge(self.id, [self.id, other.id])
+            bridge = await self._until_one_ends(other)
         except (AriError, CallEnded) as exc:
             await self._channel.unless_gone(op, exc)
             try:
@@ -663,20 +664,27 @@ class CallSession:
             except CallEnded:
                 raise self._not_here(other) from exc
             raise
-        self._doing = other._doing = CallState.IN_PROGRESS
-        ends = [asyncio.ensure_future(self.wait_ended()), asyncio.ensure_future(other.wait_ended())]
-        try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        except BaseException:
-            await asyncio.shield(self._channel.background(self._apart(bridge, other)))
-            raise
-        finally:
-            for end in ends:
-                end.cancel()
         self._channel.remove(bridge)
         await other.hangup()
         await self.hangup()
         return await self.wait_ended()
+
+    async def _until_one_ends(self, other: "CallSession") -> str:
+        """Both in a bridge until one hangs up; returns it. When that fails, or is given up, both are as they
+        were."""
+        joining = asyncio.ensure_future(self._hub.aux.open_bridge(self.id, [self.id, other.id]))
+        ends = [asyncio.ensure_future(self.wait_ended()), asyncio.ensure_future(other.wait_ended())]
+        try:
+            bridge = await asyncio.shield(joining)
+            self._doing = other._doing = CallState.IN_PROGRESS
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            await asyncio.wait([self._channel.background(self._apart(joining, other))])
+            raise
+        finally:
+            for end in ends:
+                end.cancel()
+        return bridge
 
     def _not_here(self, other: "CallSession") -> CallError:
         if other is self:
@@ -689,16 +697,16 @@ class CallSession:
             what = "is over"
         return CallError(f"bridge_with: the other call, {other.id}, {what}", call=self.id)
 
-    async def _apart(self, bridge: str, other: "CallSession") -> None:
+    async def _apart(self, joining: "asyncio.Future[str]", other: "CallSession") -> None:
         """Both as they were before they were connected, each in the bridge of its own media if it has one."""
-        await self._hub.aux.remove(bridge)
+        with suppress(AriError, CallEnded):  # then there is none
+            await self._hub.aux.remove(await joining)
         for call in (self, other):
-            if not call.is_gone:
-                call._doing = None
-                if call._channel.bridge is not None:
-                    await call._channel.command(
-                        requests.add_to_bridge(call._channel.bridge, [call.id]), "bridge_with"
-                    )
+            call._doing = None
+            own = call._channel.bridge
+            if own is not None and not call.is_gone:
+                with suppress(CallEnded):
+                    await call._channel.command(requests.add_to_bridge(own, [call.id]), "bridge_with")
 
     # --- recording --------------------------------------------------------------------------------------
 
