@@ -246,6 +246,27 @@ async def test_digits_pressed_before_the_question_answer_it(pbx: Pbx) -> None:
         assert await asyncio.wait_for(seen.result, 15) == ("78", "")
 
 
+async def test_digits_of_a_wait_that_was_cancelled_answer_the_next_one(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> str:
+        pressed: asyncio.Queue[str] = asyncio.Queue()
+
+        @call.on_dtmf
+        async def press(digit: str) -> None:
+            pressed.put_nowait(digit)
+
+        await call.answer()
+        listening = asyncio.create_task(call.listen_dtmf(4, 10))
+        for _ in "12":
+            await pressed.get()
+        listening.cancel()
+        await asyncio.wait([listening])
+        return await call.listen_dtmf(4, 10)
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, "far-dtmf", "12#")
+        assert await asyncio.wait_for(seen.result, 15) == "12"
+
+
 # --- the line ---------------------------------------------------------------------------------------------
 
 

@@ -54,6 +54,10 @@ class TypeAhead:
         """The oldest digit. Raises IndexError when there is none."""
         return self._digits.popleft()
 
+    def give_back(self, digits: str) -> None:
+        """They were taken first, and nobody got them."""
+        self._digits.extendleft(reversed(digits))
+
     def clear(self) -> None:
         self._digits.clear()
 
@@ -72,6 +76,7 @@ class Collector:
         self._max = max_digits
         self._terminators = frozenset(terminators)
         self._digits: list[str] = []
+        self.fed = ""  # the terminator too
         self.done: Collected | None = None
 
     def __len__(self) -> int:
@@ -81,6 +86,7 @@ class Collector:
     def feed(self, digit: str) -> Collected | None:
         """One more digit; the result when it was the last. After the end the result stays as it is."""
         if self.done is None:
+            self.fed += digit
             if digit in self._terminators:
                 return self.give_up("terminator")
             self._digits.append(digit)

@@ -330,8 +330,8 @@ class CallSession:
         """Digits the caller pressed: at most ``max_digits``, ended early by ``terminator``.
 
         ``timeout`` is in seconds, to the first digit and between digits. Digits pressed before count
-        (``flush=True`` forgets them). The result is a str with ``ended_by``: max, terminator or timeout.
-        Raises CallEnded at once when the caller hangs up.
+        (``flush=True`` forgets them), and so do those of a wait that was cancelled. The result is a str with
+        ``ended_by``: max, terminator or timeout. Raises CallEnded at once when the caller hangs up.
         """
         self._channel.check("listen_dtmf")
         if self._collecting is not None:
@@ -357,6 +357,9 @@ class CallSession:
                     return result
                 if self._pressed + timeout <= self._loop.time():
                     return collector.give_up("timeout")
+        except asyncio.CancelledError:
+            self._digits.give_back(collector.fed)
+            raise
         finally:
             self._collecting = None
             self._channel.forget("digits")

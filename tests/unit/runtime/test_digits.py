@@ -48,6 +48,14 @@ def test_giving_up_keeps_the_digits_and_the_first_end_counts() -> None:
     assert len(collector) == 1
 
 
+def test_digits_that_nobody_got_come_first_again_with_their_terminator() -> None:
+    ahead, collector = TypeAhead(), Collector(4)
+    collect(collector, "12#")
+    ahead.feed("3")
+    ahead.give_back(collector.fed)
+    assert [ahead.take() for _ in range(len(ahead))] == ["1", "2", "#", "3"]
+
+
 def test_what_was_collected_is_a_str_that_can_be_copied() -> None:
     result = Collected("12", "max")
     assert result == "12"
