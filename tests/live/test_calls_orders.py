@@ -385,10 +385,17 @@ async def test_a_long_sound_is_stopped_when_the_sound_comes_into_our_hands(pbx: 
     assert await run(pbx, handler) == 8000
 
 
-async def test_a_caller_on_hold_hears_who_he_is_connected_with(pbx: Pbx) -> None:
+@pytest.mark.parametrize("given_up", [False, True])
+async def test_a_caller_on_hold_hears_who_he_is_connected_with(pbx: Pbx, given_up: bool) -> None:
     async def handler(call: CallSession) -> bool:
         await call.answer()
-        await call.hold()
+        holding = asyncio.create_task(call.hold())
+        if given_up:
+            await asyncio.sleep(0)  # it is on its way
+            holding.cancel()
+        await asyncio.wait([holding])
+        assert holding.cancelled() == given_up
+        assert call.state == "on_hold"
         other = await call.consult("Local/s@far-tone/n")
         bridged = asyncio.ensure_future(call.bridge_with(other))
         await until(lambda: call.state == "in_progress")

@@ -405,8 +405,8 @@ class CallSession:
     async def hold(self, moh_class: str | None = None) -> None:
         """Music on hold for the other side; ``moh_class`` is a class of musiconhold.conf. A sound that is
         played meanwhile is heard in its place, and the music again when it has ended."""
+        self._held, self._music = True, moh_class  # also when it is given up: Asterisk may have done it
         await self._channel.command(requests.moh_start(self.id, moh_class), "hold")
-        self._held, self._music = True, moh_class
 
     async def unhold(self) -> None:
         held, self._held = self._held, False
