@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from voxtractl.ari import requests
+from voxtractl.ari.requests import Request
 from voxtractl.errors import MediaFailed, UsageFault
 from voxtractl.runtime.channel import Channel, seen
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Recorded", "Recordings"]
 
 STOPS: Final = 10.0  # seconds Asterisk gets to write the end of a recording
+STOP_AGAIN: Final = 0.5  # seconds until it is asked again
 LOOKS: Final = 3  # for a recording of a call that is over
 LOOK_EVERY: Final = 1.0  # seconds before each
 RATE: Final = 8000  # of what a sink gets
@@ -121,6 +123,14 @@ class Recordings:
                 hint="is the name taken? does its folder exist, and may Asterisk write there?",
             )
 
+    async def _end(self, request: Request, name: str, done: "asyncio.Future[Recorded]") -> None:
+        """Have Asterisk end one. Just as one begins it may not hear that (6 of 300 times): ask again."""
+        while not done.done():
+            answer = await self._channel.hub.ask(request)
+            await asyncio.wait([done], timeout=STOP_AGAIN)
+            if answer.status == 404:
+                self.finished({"name": name}, failed=False)
+
     async def stop(self, name: str | None) -> Recorded:
         """End one, the last when not told which; returns when it is written. Raises MediaFailed."""
         channel = self._channel
@@ -131,10 +141,10 @@ class Recordings:
         try:
             if recording.leg is not None:
                 await recording.leg.close()
-            elif not recording.done.done():
-                self._stopping[name] = recording
-                await channel.hub.ask(requests.stop_recording(name))
             async with asyncio.timeout(STOPS):
+                if recording.channel is not None:
+                    self._stopping[name] = recording
+                    await self._end(requests.stop_recording(name), name, recording.done)
                 return await recording.done
         except TimeoutError:
             raise MediaFailed(f"Asterisk did not end the recording {name}", call=channel.id) from None

@@ -1,0 +1,62 @@
+"""The end of a recording that Asterisk does not hear of, or does not tell. With the real one:
+tests/live/test_calls_faults.py, test_calls_orders.py."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from voxtractl.ari.requests import Answer, Request
+from voxtractl.runtime import recordings
+from voxtractl.runtime.channel import Channel
+from voxtractl.runtime.journal import Journal
+from voxtractl.runtime.recordings import Recordings
+
+
+class Node:
+    """A hub, and what listens in on its call; ``stop`` answers what ends a recording."""
+
+    def __init__(self, stop: Callable[[str], Answer]) -> None:
+        self.aux = self
+        self.journal = Journal()
+        self.removed: list[str] = []
+        self._stop = stop
+
+    async def ask(self, request: Request) -> Answer:
+        if request.path.startswith("/recordings/live/"):
+            return self._stop(request.path.split("/")[3])
+        return Answer(201, {})
+
+    async def listener(self, spy: str, op: str) -> str:
+        return "listener"
+
+    async def remove(self, aux: str) -> None:
+        self.removed.append(aux)
+
+
+def recordings_at(node: Node) -> Recordings:
+    channel = Channel(cast("Any", node), asyncio.get_running_loop(), "call", {"call_id": "call"}, visits=1)
+    return Recordings(channel, cast("Any", node), "acme")
+
+
+@pytest.mark.parametrize("lost", ["the stop", "the event"])
+async def test_a_stop_that_is_lost_is_sent_again(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "STOP_AGAIN", 0.01)
+    asked: list[str] = []
+
+    def stop(name: str) -> Answer:
+        asked.append(name)
+        if len(asked) == 1:
+            return Answer(204)
+        if lost == "the event":
+            return Answer(404, {"message": "Recording not found"})
+        calls.finished({"name": name, "duration": 3}, failed=False)
+        return Answer(204)
+
+    node = Node(stop)
+    calls = recordings_at(node)
+    name = await calls.start("", "wav", direction="both", max_seconds=0, beep=False, sink=None)
+    assert (await calls.stop(name)).name == name
+    assert asked == [name] * 2
+    assert node.removed == ["listener"]
