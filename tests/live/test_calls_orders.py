@@ -742,6 +742,27 @@ async def test_a_recording_that_ended_by_itself_keeps_no_channel(pbx: Pbx) -> No
     assert pbx.ari("DELETE", f"recordings/stored/{name}")[0] == 204
 
 
+async def test_a_recording_that_is_given_up_as_it_begins_is_none_and_its_name_is_free(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> int:
+        await call.answer()
+        given_up = 0
+        for i in range(30):
+            name = f"given-up-{i}"
+            task = asyncio.create_task(call.record_start(name))
+            await asyncio.sleep(random.uniform(0.001, 0.004))
+            task.cancel()
+            await asyncio.wait([task])
+            if task.cancelled():
+                given_up += 1
+                assert pbx.ari("GET", f"recordings/stored/{name}")[0] == 404
+                await call.record_start(name)
+            assert (await call.record_stop()).name == name
+            assert pbx.ari("DELETE", f"recordings/stored/{name}")[0] == 204
+        return given_up
+
+    assert await run(pbx, handler, "far-tone")
+
+
 async def media(call: CallSession) -> None:
     await (await call.audio_stream(8000)).close()
 

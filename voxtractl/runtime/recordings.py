@@ -112,7 +112,7 @@ class Recordings:
         try:
             answer = await channel.hub.ask(request)
         except BaseException:
-            channel.remove(snooped)
+            await asyncio.wait([channel.background(self._discard(name, snooped, recording.done))])
             raise
         if answer.status >= 300:
             await channel.hub.aux.remove(snooped)
@@ -122,6 +122,16 @@ class Recordings:
                 call=channel.id,
                 hint="is the name taken? does its folder exist, and may Asterisk write there?",
             )
+
+    async def _discard(self, name: str, snooped: str, done: "asyncio.Future[Recorded]") -> None:
+        """End what may have begun, and nobody knows of; not that of another call, which has the name then."""
+        hub = self._channel.hub
+        try:
+            found = await hub.ask(requests.recording(name))
+            if found.status == 200 and found.body["target_uri"] == f"channel:{snooped}":
+                await self._end(requests.cancel_recording(name), name, done)
+        finally:
+            await hub.aux.remove(snooped)
 
     async def _end(self, request: Request, name: str, done: "asyncio.Future[Recorded]") -> None:
         """Have Asterisk end one. Just as one begins it may not hear that (6 of 300 times): ask again."""
