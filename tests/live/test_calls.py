@@ -373,6 +373,30 @@ async def test_every_way_to_end_ends_once(pbx: Pbx, handler: Any, far: str, by: 
         assert seen.names()[0] == "call_started"
 
 
+async def plays_and_listens(call: CallSession) -> None:
+    await call.answer()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(call.play(*["sound:" + SOUND] * 5))
+        group.create_task(call.listen_dtmf(timeout=30))
+
+
+@pytest.mark.parametrize(
+    ("handler", "far", "cause", "error"),
+    [
+        (plays_and_listens, "far-soon", 16, None),
+    ],
+)
+async def test_the_end_is_no_fault_of_a_handler_and_all_else_that_it_raises_is_one(
+    pbx: Pbx, handler: Any, far: str, cause: int, error: str | None
+) -> None:
+    async with serving(pbx, handler) as (app, seen):
+        pbx.call(ACME, far)
+        assert (await seen.ended()).cause == cause
+        await until(lambda: not app.busy)
+        faults = [event["error"] for event in seen.events if event["event"] == "handler_failed"]
+        assert faults == ([] if error is None else [error])
+
+
 async def test_how_the_queue_was_left_is_told(pbx: Pbx) -> None:
     """A queue without agents holds one caller; the next finds it full. An agent's caller was answered."""
     app = VoxtraApp(**pbx.account, app_name="voxtra-acme")
