@@ -380,10 +380,19 @@ async def plays_and_listens(call: CallSession) -> None:
         group.create_task(call.listen_dtmf(timeout=30))
 
 
+async def waits_for_what_it_cancelled(call: CallSession) -> None:
+    await call.answer()
+    playing = asyncio.create_task(call.play_file(SOUND))
+    await asyncio.sleep(0)
+    playing.cancel()
+    await playing
+
+
 @pytest.mark.parametrize(
     ("handler", "far", "cause", "error"),
     [
         (plays_and_listens, "far-soon", 16, None),
+        (waits_for_what_it_cancelled, "far-wait", 38, "CancelledError: "),
     ],
 )
 async def test_the_end_is_no_fault_of_a_handler_and_all_else_that_it_raises_is_one(

@@ -455,12 +455,13 @@ class VoxtraApp:
             return
         try:
             await handler(call)
-        except asyncio.CancelledError:
-            call.finish()
-            raise
         except GeneratorExit:  # nobody raised it: its loop is gone
             raise
         except BaseException as exc:  # a user's code; told with its traceback, then the call ends
+            task = asyncio.current_task()
+            if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
+                call.finish()
+                raise
             if _tells_the_end(exc):
                 log.debug("the handler was told of the end: %s", exc)
                 call.finish()

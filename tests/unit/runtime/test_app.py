@@ -82,10 +82,10 @@ async def test_a_handler_that_is_cancelled_is_none_that_failed() -> None:
 
     @app.default()
     async def handler(call: CallSession) -> None:
-        raise asyncio.CancelledError
+        await asyncio.Event().wait()
 
     _, hub = taken(app)
-    await app.settle()
+    await app.settle(0.01)
     assert hub.events == []
     assert hub.signals == [lifecycle.HandlerReturned(1)]
 
