@@ -470,6 +470,33 @@ async def test_who_gives_up_a_bridge_as_it_is_made_has_both_calls_as_before(pbx:
         await asyncio.wait_for(seen.result, 30)
 
 
+async def test_who_is_parted_has_left_the_bridge_before_it_ends(
+    pbx: Pbx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handler(call: CallSession) -> list[list[str]]:
+        await call.answer()
+        other = await call.consult("Local/s@far-wait/n")
+        await call.audio_stream(8000)
+        await other.audio_stream(8000)
+        joined = asyncio.create_task(call.bridge_with(other))
+        await until(lambda: call.state == "in_progress")
+        left: list[list[str]] = []
+        aux = call._hub.aux
+        remove = aux.remove
+
+        async def look(bridge: str) -> None:
+            left.extend(row["channels"] for row in pbx.bridges() if row["id"] == bridge)
+            await remove(bridge)
+
+        monkeypatch.setattr(aux, "remove", look)
+        joined.cancel()
+        await asyncio.wait([joined])
+        await other.hangup()
+        return left
+
+    assert await run(pbx, handler) == [[]]
+
+
 async def test_a_transfer_that_is_given_up_ends_who_was_called(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> int:
         await call.answer()

@@ -701,15 +701,22 @@ class CallSession:
         return CallError(f"bridge_with: the other call, {other.id}, {what}", call=self.id)
 
     async def _apart(self, joining: "asyncio.Future[str]", other: "CallSession") -> None:
-        """Both as they were before they were connected, each in the bridge of its own media if it has one."""
-        with suppress(AriError, CallEnded):  # then there is none
-            await self._hub.aux.remove(await joining)
-        for call in (self, other):
-            call._doing = None
-            own = call._channel.bridge
-            if own is not None and not call.is_gone:
-                with suppress(CallEnded):
-                    await call._channel.command(requests.add_to_bridge(own, [call.id]), "bridge_with")
+        """Both as they were before they were connected, each in the bridge of its own media if it has one.
+
+        They leave their common bridge before it ends: Asterisk may lose a call that is put elsewhere while it
+        leaves a bridge that has ended (2 of 200).
+        """
+        await asyncio.wait([joining])
+        try:
+            for call in (self, other):
+                call._doing = None
+                own = call._channel.bridge
+                if own is not None and not call.is_gone:
+                    with suppress(CallEnded):
+                        await call._channel.command(requests.add_to_bridge(own, [call.id]), "bridge_with")
+        finally:
+            with suppress(AriError, CallEnded):  # then there is none
+                await self._hub.aux.remove(joining.result())
 
     # --- recording --------------------------------------------------------------------------------------
 
