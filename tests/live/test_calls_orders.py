@@ -32,6 +32,7 @@ from voxtractl.runtime.event_loop import new_tenant_loop
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.lifecycle import EndedBy
 from voxtractl.runtime.session import CallSession
+from voxtractl.runtime.sounds import Sounds
 
 SOUND = "sound:hello-world"  # 1.4 s
 LONG = [SOUND] * 20
@@ -509,6 +510,27 @@ async def test_a_transfer_that_is_given_up_ends_who_was_called(pbx: Pbx) -> None
     async with serving(pbx, handler) as (app, seen):
         pbx.call()
         assert await asyncio.wait_for(seen.result, 20) == 1
+
+
+async def test_a_transfer_that_is_given_up_before_they_are_connected_is_none(
+    pbx: Pbx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connects = asyncio.Event()
+
+    async def for_ever(*_: object, **__: object) -> None:
+        connects.set()
+        await asyncio.Event().wait()
+
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        transfer = asyncio.create_task(call.transfer("Local/s@far-wait/n"))
+        monkeypatch.setattr(Sounds, "until_quiet", for_ever)
+        await connects.wait()
+        transfer.cancel()
+        await asyncio.wait([transfer])
+        return str(call.state)
+
+    assert await run(pbx, handler) == "answered"
 
 
 async def test_who_answers_in_the_moment_when_it_is_given_up_is_ended_too(pbx: Pbx) -> None:
