@@ -330,6 +330,27 @@ async def test_the_media_of_a_call_ends_when_it_goes_into_a_queue(pbx: Pbx) -> N
         assert [end["queue_status"] for end in seen.ends()] == ["ANSWERED"]
 
 
+async def test_who_gives_up_as_the_call_goes_into_a_queue_knows_that_it_went(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> tuple[str, str | None]:
+        await call.answer()
+        await call.audio_stream(8000)
+        going = asyncio.create_task(call.transfer_to_queue("support"))
+        while call.state != "transferring":  # noqa: ASYNC110  the very turn of the loop
+            await asyncio.sleep(0)
+        going.cancel()  # the command is on its way
+        await asyncio.wait([going])
+        assert going.cancelled()
+        state = str(call.state)
+        await until(lambda: not call._hub.aux._calls)  # its media has ended
+        await call.wait_ended()
+        return state, call.queue_status
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 20) == ("transferring", "ANSWERED")
+        assert "transferred" in seen.names()
+
+
 async def test_how_the_last_queue_was_left_is_told_not_the_one_before(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> tuple[str | None, str]:
         await call.answer()

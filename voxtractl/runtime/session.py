@@ -29,7 +29,7 @@ from voxtractl.errors import (
     UsageFault,
 )
 from voxtractl.runtime import hooks, lifecycle
-from voxtractl.runtime.channel import Channel, settle
+from voxtractl.runtime.channel import Channel, seen, settle
 from voxtractl.runtime.digits import Collected, Collector, TypeAhead
 from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
 from voxtractl.runtime.media import AudioStream, Media
@@ -472,8 +472,18 @@ class CallSession:
             place = f"{context},{extension},{priority}"
             raise CallError(f"the dialplan has no {place}", call=self.id, hint="dialplan show")
         await self._sounds.until_quiet(op, leaving=True)
-        before = self.attended, self._doing
         self._channel.check(op)
+        # Who gives up does not take back a command that may be on its way: what becomes of it is known first.
+        leaving = asyncio.ensure_future(self._leave(request, op, f"{context},{extension}", attended=attended))
+        leaving.add_done_callback(seen)
+        try:
+            await asyncio.shield(leaving)
+        except asyncio.CancelledError:
+            await asyncio.wait([leaving])
+            raise
+
+    async def _leave(self, request: requests.Request, op: str, to: str, *, attended: bool | None) -> None:
+        before = self.attended, self._doing
         self._channel.tell(lifecycle.Continue())
         self._home.clear()
         # Before the command: the call may be back before its answer is.
@@ -487,7 +497,7 @@ class CallSession:
             # Without an answer it may have gone: look where it is.
             self._channel.tell(lifecycle.Stayed() if refused else lifecycle.Doubted())
             raise
-        self._channel.write("transferred", to=f"{context},{extension}")
+        self._channel.write("transferred", to=to)
         if self._left == self._channel.visits:  # else it is back already, and may have new media
             self._media.left()
 
@@ -518,7 +528,8 @@ class CallSession:
         try:
             await self._go_on(context, extension, attended=wait or self.direction is Direction.INBOUND)
         except BaseException:
-            self._entered = ""
+            if self._doing is not CallState.TRANSFERRING:  # else it is there, and the wait was given up
+                self._entered = ""
             raise
         if not wait:
             return Queued(queue, "")
