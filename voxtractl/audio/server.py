@@ -109,7 +109,16 @@ class AudioServer:
         taken: OSError | None = None
         for port in self._ports:
             try:
-                return await loop.create_server(lambda: _Connection(self), self._host, port, backlog=1024)
+                server = await loop.create_server(
+                    lambda: _Connection(self), self._host, port, backlog=1024, start_serving=False
+                )
+                try:
+                    await server.start_serving()
+                except BaseException:  # who gives up here leaves no port taken
+                    server.close()
+                    raise
+                else:
+                    return server
             except OSError as exc:
                 taken = exc
                 if exc.errno != errno.EADDRINUSE:

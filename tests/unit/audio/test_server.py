@@ -456,6 +456,28 @@ def test_the_first_free_port_is_taken(loop: Callable[[], asyncio.AbstractEventLo
         runner.run(take())
 
 
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, new_event_loop])
+def test_who_gives_up_as_it_begins_to_listen_leaves_no_port_taken(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def give_up() -> None:
+        async with AudioServer() as other:
+            port = int(other.address.partition(":")[2])
+        for turns in range(6):  # of the loop, until the end of patience
+            server = AudioServer(ports=(port,))
+            begins = asyncio.create_task(server.start())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            begins.cancel()
+            await asyncio.wait([begins])
+            await server.close()
+        async with AudioServer(ports=(port,)):
+            pass
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(give_up())
+
+
 async def test_an_address_that_asterisk_would_cut_is_refused() -> None:
     with pytest.raises(LocalProtocolError, match="Asterisk keeps 49"):
         await AudioServer(advertise="a-very-long-name.of-a-machine.in-a-datacentre.example").start()
