@@ -312,6 +312,19 @@ async def test_a_tone_does_not_keep_a_caller_from_the_queue(pbx: Pbx) -> None:
     assert await run(pbx, handler) == "ANSWERED"
 
 
+async def test_a_tone_right_after_a_transfer_that_failed_keeps_nobody(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        for _ in range(15):
+            with suppress(OriginateFailed):
+                await call.transfer("Local/s@far-busy/n")
+            await call.play_tone("busy")
+            async with asyncio.timeout(8):
+                await call.set_variable("X", 1)
+
+    await run(pbx, handler)
+
+
 async def test_the_media_of_a_call_ends_when_it_goes_into_a_queue(pbx: Pbx) -> None:
     """It would cost 50 frames a second, and a place of max_media_legs, for as long as the agent speaks."""
 

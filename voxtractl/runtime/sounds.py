@@ -78,7 +78,7 @@ class Sounds:
         try:
             await channel.command(build(target, playback, media, lang=lang or None), op)
         except BaseException as exc:
-            self._forget(playback)
+            self._forget(playback, media)
             if isinstance(exc, (asyncio.CancelledError, AriUnreachable)):  # it may have begun
                 channel.background(self.end(playback, media))
             else:
@@ -110,10 +110,11 @@ class Sounds:
             await self.end(playback, media)
             self._silent(playback)
         except asyncio.CancelledError:
-            self._channel.background(self.end(playback, media))
+            if done.cancelled():  # else it had ended
+                self._channel.background(self.end(playback, media))
             raise
         finally:
-            self._forget(playback)
+            self._forget(playback, media)
         if status == "failed":
             log.error("%s: Asterisk could not play %s (call %s)", op, ", ".join(media), self._channel.id)
             self._channel.write("playback_failed", media=", ".join(media))
@@ -206,9 +207,11 @@ class Sounds:
         if not self._sounding:
             self._quiet.set()
 
-    def _forget(self, playback: str) -> None:
-        self._channel.forget(playback)
-        self._playing.pop(playback, None)
+    def _forget(self, playback: str, media: list[str]) -> None:
+        """Not what plays under this id by now: the next tone has that of the one before."""
+        if self._playing.get(playback) is media:
+            self._channel.forget(playback)
+            del self._playing[playback]
 
 
 def tone_of(call_id: str) -> str:
