@@ -720,12 +720,15 @@ async def test_an_originate_that_is_given_up_at_once_leaves_nothing_ringing(pbx:
         assert len(seen.ends()) == seen.names().count("call_started")
 
 
-async def test_an_originate_that_is_given_up_in_another_thread_leaves_nothing_ringing(pbx: Pbx) -> None:
-    """Given up in the thread of its tenant while that of the hub is about to begin it."""
+@pytest.mark.parametrize("seen", [True, False])
+async def test_an_originate_that_is_given_up_in_another_thread_leaves_nothing_ringing(
+    pbx: Pbx, seen: bool
+) -> None:
+    """Given up in the thread of its tenant while that of the hub is about to begin it, or has not seen it."""
     hub = Hub(ARIClient(*pbx.account.values()))
     app = VoxtraApp(app_name="voxtra-acme")
     tenant = new_tenant_loop()
-    thread = threading.Thread(target=tenant.run_forever)
+    thread = threading.Thread(target=tenant.run_forever, daemon=True)
     thread.start()
     app.attach([hub], lambda: tenant, tenant="acme")
     hub.serve("voxtra-acme", app)
@@ -735,8 +738,9 @@ async def test_an_originate_that_is_given_up_in_another_thread_leaves_nothing_ri
         hub.loop.call_soon_threadsafe(time.sleep, 0.1)
         ringing = asyncio.create_task(app.originate("Local/s@far-rings/n"))
         await asyncio.sleep(0.05)
-        hub.loop.call_soon_threadsafe(time.sleep, 0.3)  # after this it is begun
-        await asyncio.sleep(0.2)
+        if seen:
+            hub.loop.call_soon_threadsafe(time.sleep, 0.3)  # after this it is begun
+            await asyncio.sleep(0.2)
         ringing.cancel()
         await asyncio.wait([ringing])
         return ringing.cancelled()

@@ -397,6 +397,8 @@ class Hub:
             await self._over(self._originate(session, how))
 
     async def _originate(self, session: CallSession, how: Mapping[str, Any]) -> None:
+        if session.refused:  # from another thread, before this one came to it: nobody waits any more
+            return
         if session.app in self._web.taken:
             raise AppReplaced(
                 f"another process has the Stasis app {session.app!r}: it would get the call",

@@ -142,6 +142,7 @@ class CallSession:
         self._home.set()
         # Whether somebody has it: a handler, or who called; None until it is given to one.
         self.attended: bool | None = True if direction is Direction.OUTBOUND else None
+        self.refused = False  # nobody wants it any more
         self._left = 0  # the visit after which it was sent into the dialplan, the last time
         self._ends: list[asyncio.Future[None]] = []  # who waits for it in hangup()
         self._entered = ""  # the queue it is in, or was
@@ -925,7 +926,8 @@ class CallSession:
         self._taker.keep(self._channel.background(hooks.run(hook, self.id)))
 
     def refuse(self, reason: str, *, by: EndedBy = EndedBy.HANDLER) -> None:
-        """End the call without waiting for it; for the app."""
+        """End the call without waiting for it; for the app. What is not begun yet is not begun."""
+        self.refused = True
         self._channel.tell(lifecycle.HangUp(by, reason))
 
     def claim(self) -> bool:
