@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Final, Self
 
 from voxtractl.audio.audiosocket import FRAME_SECONDS, frame_bytes
@@ -277,12 +278,19 @@ class Clock:
         self._new: set[PacedLeg] = set()  # since the last tick: they have missed none
         self._next = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._ticked = 0.0
+
+    @property
+    def still(self) -> float:
+        """Seconds since the last tick, when there should have been one; from whatever thread."""
+        return 0.0 if self._timer is None else monotonic() - self._ticked
 
     def add(self, leg: "PacedLeg") -> None:
         if leg not in self._legs:
             self._new.add(leg)
         if self._timer is None:
             self._next = self._loop.time()
+            self._ticked = monotonic()
             self._timer = self._loop.call_at(self._next, self._tick)
 
     def discard(self, leg: "PacedLeg") -> None:
@@ -296,6 +304,7 @@ class Clock:
         due = 1 + max(int((self._loop.time() - self._next) / self._seconds), 0)
         self._next += due * self._seconds
         self._timer = self._loop.call_at(self._next, self._tick)
+        self._ticked = monotonic()
         legs, new = tuple(self._legs), tuple(self._new)
         self._legs |= self._new
         self._new.clear()

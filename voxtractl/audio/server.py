@@ -18,14 +18,20 @@ import errno
 import logging
 import os
 import select
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from fcntl import ioctl
 from ipaddress import IPv6Address, ip_address, ip_network
+from termios import TIOCOUTQ
+from threading import Lock
 from types import TracebackType
 from typing import Final, Self, cast
 from uuid import UUID
 
 from voxtractl.audio.audiosocket import RATES, Decoder, Frame, Kind, encode, frame_bytes
+from voxtractl.audio.guard import GUARD, STILL
 from voxtractl.audio.leg import BACKLOG, KEEP, Clock, PacedLeg
 from voxtractl.audio.resample import Resampler
 from voxtractl.errors import LocalProtocolError, MediaFailed, RemoteProtocolError
@@ -74,6 +80,7 @@ class AudioServer:
         self._running: dict[bytes, AudioSocketLeg] = {}
         self._nameless: set[_Connection] = set()
         self._buffer = memoryview(bytearray(READ_MAX))
+        self._closing = Lock()  # no socket is closed while the guard writes to it
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -95,6 +102,7 @@ class AudioServer:
             self._close_sockets()
             raise
         self._clock = Clock()
+        GUARD.watch(self)
         self._port = self._server.sockets[0].getsockname()[1]
         if len(self.address) > HOST_MAX:
             address = self.address
@@ -167,6 +175,7 @@ class AudioServer:
         server, self._server = self._server, None
         if server is None:
             return
+        GUARD.forget(self)
         server.close()
         for connection in tuple(self._nameless):
             connection.abort()
@@ -212,6 +221,14 @@ class AudioServer:
         self.rejected[reason] += 1
         _log.warning("dropped an AudioSocket connection from %s: %s", peer, reason)
         return False
+
+    def stand_in(self) -> None:
+        """For the guard, in its thread."""
+        if self._clock is None or self._clock.still < STILL:
+            return
+        with self._closing:
+            for leg in tuple(self._running.values()):
+                leg.stand_in()
 
     def _gone(self, leg: "AudioSocketLeg") -> None:
         self._expected.pop(leg.leg_id.bytes, None)
@@ -343,6 +360,11 @@ class AudioSocketLeg(PacedLeg):
         if self._turned:
             frame = self._turn_out(frame, self._turned[0])
         return self._connection is not None and self._connection.write(self._header + frame)
+
+    def stand_in(self) -> None:
+        """Send silence from another thread."""
+        if self._connection is not None:
+            self._connection.stand_in(self._header + bytes(frame_bytes(self._wire_rate)))
 
     def _turn_out(self, frame: bytes, turner: Resampler) -> bytes:
         """A frame at the rate of the wire; soxr begins with nothing, and gives it later."""
@@ -514,6 +536,15 @@ class _Connection(asyncio.BufferedProtocol):
             transport.write(data[sent:])
         return True
 
+    def stand_in(self, frame: bytes) -> None:
+        """Send it from another thread, if that cannot leave half of it behind: the kernel has nothing else
+        to send."""
+        if self._fd < 0 or self._half:
+            return
+        with suppress(OSError):
+            if not int.from_bytes(ioctl(self._fd, TIOCOUTQ, bytes(4)), sys.byteorder):
+                os.write(self._fd, frame)
+
     def say_goodbye(self) -> None:
         """Hang up, after the rest of half a frame if there is one."""
         if self._transport is not None:
@@ -530,7 +561,8 @@ class _Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         if self._server._sockets is not None:
             self._server._sockets.discard(self._fd)
-        self._fd = -1
+        with self._server._closing:
+            self._fd = -1
         if self._transport is not None:
             self._transport.abort()
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from uuid import UUID, uuid4
@@ -16,6 +17,7 @@ from voxtractl.audio.server import AudioServer, AudioSocketLeg
 from voxtractl.errors import CallEnded, LocalProtocolError, MediaFailed
 from voxtractl.runtime.event_loop import new_event_loop
 
+GUARD_THREAD = "voxtractl-sound"
 LEG_ID = UUID("5c1f0d2e-7a34-4b8e-9f60-3d2a1b0c4e5f")
 
 
@@ -355,6 +357,42 @@ async def test_a_leg_with_nothing_to_say_sends_silence_from_the_first_moment() -
             assert await peer.frame() == (0x10, b"ab" * 160)
             assert await peer.frame(silence=True) == (0x10, bytes(320))
             assert leg.counters.sent == 1  # silence is no frame of ours
+
+
+async def test_silence_is_sent_for_legs_whose_event_loop_stands_still() -> None:
+    """Asterisk may wait for it with a lock that all calls need."""
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000)
+        with closing(socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2])))) as peer:
+            peer.settimeout(10)
+            peer.sendall(uuid_frame(LEG_ID))
+            await leg.connected()
+            for _ in range(4):  # what the loop has sent is soon read: it stands still
+                told = b""
+                while len(told) < 323:
+                    told += peer.recv(323 - len(told))
+                assert told == b"\x10\x01\x40" + bytes(320)
+        assert GUARD_THREAD in {thread.name for thread in threading.enumerate()}
+    for _ in range(200):
+        if GUARD_THREAD not in {thread.name for thread in threading.enumerate()}:
+            break
+        await asyncio.sleep(0.05)
+    assert GUARD_THREAD not in {thread.name for thread in threading.enumerate()}
+
+
+async def test_a_leg_whose_peer_reads_nothing_gets_no_half_frame_of_the_guard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "STILL", -1.0)
+    async with AudioServer() as server:
+        leg = server.expect(LEG_ID, 8000)
+        async with peer_of(server) as peer:
+            peer.write(uuid_frame(LEG_ID))
+            await leg.connected()
+            for _ in range(20000):
+                server.stand_in()
+            for _ in range(50):
+                assert await peer.frame(silence=True) == (0x10, bytes(320))
 
 
 async def test_sound_sent_before_asterisk_connects_waits_for_it() -> None:
