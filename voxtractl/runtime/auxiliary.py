@@ -67,7 +67,7 @@ class Auxiliaries:
                 await self._make(aux, request)
                 self._still_own(aux, call_id)
         except BaseException as exc:
-            self._drop(aux)
+            self.drop(aux)
             if isinstance(exc, AriError) and call_id not in self._sessions:
                 raise CallEnded("a bridge", call=call_id) from exc
             raise
@@ -96,7 +96,7 @@ class Auxiliaries:
                 await asyncio.wrap_future(entered)
             self._still_own(aux, call_id)
         except BaseException as exc:
-            self._drop(aux)
+            self.drop(aux)
             if isinstance(exc, TimeoutError):
                 raise MediaFailed(
                     f"a channel of the call's own did not come into the app within {AUX_TIMEOUT:.0f} s",
@@ -113,6 +113,15 @@ class Auxiliaries:
         self._calls.pop(aux, None)
         for request in removal(aux):
             await self._ask(request)
+
+    def drop(self, aux: str) -> None:
+        """Have it ended by the hub, which waits for that before it stops; from whatever loop."""
+        self._calls.pop(aux, None)
+        making = self._making.get(aux)
+        if making is None:
+            self._sweep(aux)
+        else:  # a DELETE over the websocket overtakes a POST over HTTP
+            making.add_done_callback(lambda _: self._sweep(aux))
 
     def _own(self, call_id: str) -> str:
         """A new id for what serves this call."""
@@ -137,15 +146,6 @@ class Auxiliaries:
         del self._making[aux]
         if not making.cancelled():
             making.exception()  # seen, also when nobody waits any more
-
-    def _drop(self, aux: str) -> None:
-        """Remove what was not made, or not needed, in the end."""
-        self._calls.pop(aux, None)
-        making = self._making.get(aux)
-        if making is None:
-            self._sweep(aux)
-        else:  # a DELETE over the websocket overtakes a POST over HTTP
-            making.add_done_callback(lambda _: self._sweep(aux))
 
     # --- what Asterisk tells, in the loop of the hub ------------------------------------------------------
 

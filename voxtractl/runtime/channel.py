@@ -216,7 +216,7 @@ class Channel:
 
     def remove(self, aux: str) -> None:
         """End a channel or bridge that serves this call."""
-        self.background(self.hub.aux.remove(aux))
+        self.hub.aux.drop(aux)
 
     def _done(self, task: "asyncio.Future[Any]") -> None:
         self._tasks.discard(task)
