@@ -36,8 +36,8 @@ class Guard:
         with self._lock:
             self._watched.add(one)
             if not self._looks:
-                self._looks = True
                 Thread(target=self._look, name="voxtractl-sound", daemon=True).start()
+                self._looks = True  # it did begin
 
     def forget(self, one: Watched) -> None:
         with self._lock:

@@ -73,11 +73,11 @@ class Places:
     async def ask_each(self, wanted: Iterable[tuple[str, Request]]) -> dict[str, Answer]:
         """The answers, by the id of the channel or bridge that each request is about. Raises AriError.
 
-        While a process with media legs stands still Asterisk may hold the lock of one, and with it that of
-        its bridge and of the call in it, until the process is gone or goes on (measured). Whoever asks about
-        these waits too, so nobody may ask over the websocket: no event would come, and no ping be answered.
-        An id without an answer is missing, and left alone for a while: a request that is given up keeps one
-        of Asterisk's HTTP sessions all the same, of which it has 100.
+        While a process with media legs stands still Asterisk may hold the lock of one until the process is
+        gone or goes on, and takes that lock on its way to others: whoever asks about a channel may wait, so
+        nobody may ask over the websocket (measured: no event came, and no ping was answered). An id without
+        an answer is missing, and left alone for a while: a request that is given up keeps one of Asterisk's
+        HTTP sessions all the same, of which it has 100 by default.
         """
         now = monotonic()
         due = [(id, request) for id, request in wanted if self._silent.get(id, (now, 0.0))[0] <= now]
