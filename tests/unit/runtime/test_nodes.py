@@ -652,7 +652,9 @@ async def test_from_the_begin_of_a_drain_nothing_more_is_served(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor_module, "PATIENCE", 0.05)
-    (fleet.config.parent / "slow.py").write_text(f"import time\ntime.sleep(0.5)\n{HANDLER}")
+    go = fleet.config.parent / "go"
+    wait = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)\n"
+    (fleet.config.parent / "slow.py").write_text(f"{wait}{HANDLER}")
     fleet.write(acme=SERVED, slow='handler = "slow.py:app"')
     runs = Supervisor(fleet.config)
     await runs.start()
@@ -660,19 +662,20 @@ async def test_from_the_begin_of_a_drain_nothing_more_is_served(
     try:
         one.error = away()
         fleet.write(acme=SERVED, slow='handler = "slow.py:app"', beta=SERVED)
-        await until(lambda: two.apps == ["voxtra-acme", "voxtra-beta"])
+        await until(lambda: two.apps == ["voxtra-acme", "voxtra-beta"] and runs._registering == {"one"})
         assert runs.loading == {"slow"}
-        assert runs._registering == {"one"}
         await runs.drain(0.0)
         one.error = None  # back, and what starts in our place is on its way
         fleet.write(acme=SERVED, slow='handler = "slow.py:app"', beta=SERVED, gamma=SERVED)
         runs.hubs["two"].taken.add("voxtra-acme")
         await runs.reclaim(force=True)
         assert await runs.reload() is False
+        go.touch()
         await until(lambda: not runs._tried["slow"][1].hangs())  # it has loaded
         await asyncio.sleep(0.1)
         assert [one.apps, two.apps] == [["voxtra-acme"], ["voxtra-acme", "voxtra-beta"]]
         assert set(runs.served) == {"acme", "beta"}
         assert runs.hubs["two"].taken == {"voxtra-acme"}
     finally:
+        go.touch()
         await runs.close()
