@@ -770,6 +770,33 @@ async def test_a_sound_that_is_given_up_at_once_does_not_go_on(pbx: Pbx) -> None
     await run(pbx, handler)
 
 
+async def test_the_end_of_a_sound_that_is_given_up_does_not_overtake_it(pbx: Pbx) -> None:
+    """Over HTTP each goes its own way, and Asterisk may come to the end first."""
+
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        call._hub.ari.attach(None)  # as before 20.14 and 22.4
+        between.hold(b"/play/")
+        playing = asyncio.create_task(call.play(*LONG))
+        await between.held.wait()
+        playing.cancel()
+        await asyncio.wait([playing])
+        for _ in range(3):  # what was sent before it is answered
+            await call.get_variable("X")
+        assert not call._sounds.quiet
+        between.release()
+        async with asyncio.timeout(8):
+            await call._sounds.until_quiet("play")
+        assert await heard(call) < 50
+
+    async with (
+        proxy(pbx.lab.http_port) as between,
+        serving(pbx, handler, ari_url=between.url) as (_, seen),
+    ):
+        pbx.call()
+        await asyncio.wait_for(seen.result, 30)
+
+
 async def test_what_listened_in_is_gone_when_its_leg_is_closed(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> None:
         await call.answer()
