@@ -18,6 +18,7 @@ from tests.tools.proxy import proxy
 from tests.tools.sound import loudness
 from voxtractl import VoxtraApp
 from voxtractl.ari.client import ARIClient
+from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import (
     AriUnreachable,
     CallEnded,
@@ -856,14 +857,30 @@ async def test_a_recording_that_ended_by_itself_keeps_no_channel(pbx: Pbx) -> No
     assert pbx.ari("DELETE", f"recordings/stored/{name}")[0] == 204
 
 
-async def test_a_recording_that_is_given_up_as_it_begins_is_none_and_its_name_is_free(pbx: Pbx) -> None:
+@pytest.mark.parametrize("over", ["whatever there is", "HTTP"])
+async def test_a_recording_that_is_given_up_as_it_begins_is_none_and_its_name_is_free(
+    pbx: Pbx, over: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def handler(call: CallSession) -> int:
         await call.answer()
+        ari = call._hub.ari
+        if over == "HTTP":
+            ari.attach(None)  # as before 20.14 and 22.4
+        ask, asked = ari.ask, asyncio.Event()
+
+        async def watched(request: Request, *, timeout: float | None = None) -> Answer:
+            if request.path.endswith("/record"):
+                asyncio.get_running_loop().call_soon(asked.set)
+            return await ask(request, timeout=timeout)
+
+        monkeypatch.setattr(ari, "ask", watched)
         given_up = 0
         for i in range(30):
             name = f"given-up-{i}"
+            asked.clear()
             task = asyncio.create_task(call.record_start(name))
-            await asyncio.sleep(random.uniform(0.001, 0.004))
+            await asked.wait()
+            await asyncio.sleep(random.uniform(0, 0.001))
             task.cancel()
             await asyncio.wait([task])
             if task.cancelled():
