@@ -599,8 +599,13 @@ async def test_a_call_out_of_a_killed_process_is_adopted_when_it_is_answered(
         caller = pbx.call()
         await running.says("calling")
     caller.hangup()
-    await until(lambda: len(pbx.channels()) == 4)
-    first, second = [Far(pbx, row["id"]) for row in pbx.channels() if row["id"].endswith(";2")]
+
+    def called() -> list[str]:
+        """Not the AudioSocket of the dead process: before 20.14 and 22.4 it stays until the next one runs."""
+        return [row["id"] for row in pbx.channels() if not row["id"].startswith("vx-aux-")]
+
+    await until(lambda: len(called()) == 4)
+    first, second = [Far(pbx, channel) for channel in called() if channel.endswith(";2")]
     adopted: list[CallSession] = []
 
     async def adopt(call: CallSession) -> None:
