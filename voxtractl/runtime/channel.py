@@ -1,6 +1,7 @@
 """The channel of a call, as the parts of its session use it (sounds, recordings, media, the session itself).
 
     command     a request to Asterisk: its answer, CallEnded when the channel is gone, AriError
+    in_turn     commands that undo each other
     expect      a future that an event resolves, and the end of the call too: subscribe, then act
     through     the result of what takes a while, or CallEnded as soon as the other side is gone
     background  what goes on after its verb has returned
@@ -36,6 +37,7 @@ class Channel:
 
     __slots__ = (
         "_tasks",
+        "_turn",
         "_waits",
         "bridge",
         "hub",
@@ -66,6 +68,7 @@ class Channel:
         self.other: Channel | None = None  # who it is connected with, or just about to be
         self._waits: dict[str, tuple[asyncio.Future[Any], str]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
+        self._turn: asyncio.Future[Any] | None = None  # the last that was done in turn
 
     # --- what can be known without waiting --------------------------------------------------------------
 
@@ -186,6 +189,18 @@ class Channel:
         refused = self.hub.ari.refused(request, answer)
         await self.unless_gone(op, refused)
         raise refused
+
+    async def in_turn(self, command: "Coroutine[Any, Any, T]") -> T:
+        """One after the other, also when the one before was given up: for commands that undo each other. Over
+        HTTP each has a way of its own, and the second may be there first."""
+        self._turn = turn = asyncio.ensure_future(self._after(self._turn, command))
+        turn.add_done_callback(seen)
+        return await asyncio.shield(turn)
+
+    async def _after(self, before: "asyncio.Future[Any] | None", command: "Coroutine[Any, Any, T]") -> T:
+        if before is not None:
+            await asyncio.wait([before])
+        return await command
 
     async def open_channel(self, build: Callable[[str], Request], op: str) -> str:
         """A channel that serves this one and ends with it. Raises CallEnded when the caller is gone."""

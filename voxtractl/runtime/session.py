@@ -398,21 +398,21 @@ class CallSession:
 
     async def ring(self) -> None:
         """Let the caller hear ringing, before the call is answered."""
-        await self._channel.command(requests.ring(self.id), "ring")
+        await self._in_turn(requests.ring(self.id), "ring")
 
     async def ring_stop(self) -> None:
-        await self._channel.command(requests.ring_stop(self.id), "ring_stop")
+        await self._in_turn(requests.ring_stop(self.id), "ring_stop")
 
     async def hold(self, moh_class: str | None = None) -> None:
         """Music on hold for the other side; ``moh_class`` is a class of musiconhold.conf. A sound that is
         played meanwhile is heard in its place, and the music again when it has ended."""
         self._held, self._music = True, moh_class  # also when it is given up: Asterisk may have done it
-        await self._channel.command(requests.moh_start(self.id, moh_class), "hold")
+        await self._in_turn(requests.moh_start(self.id, moh_class), "hold")
 
     async def unhold(self) -> None:
         held, self._held = self._held, False
         try:
-            await self._channel.command(requests.moh_stop(self.id), "unhold")
+            await self._in_turn(requests.moh_stop(self.id), "unhold")
         except BaseException:
             self._held = held
             raise
@@ -421,14 +421,17 @@ class CallSession:
         """A sound has ended, and with it the music, which Asterisk does not begin again."""
         connected = self._channel.other is not None
         if self._held and self._sounds.quiet and self._home.is_set() and not connected and not self.is_gone:
-            await self._hub.ask(requests.moh_start(self.id, self._music))
+            await self._channel.in_turn(self._hub.ask(requests.moh_start(self.id, self._music)))
 
     async def mute(self, direction: str = "both") -> None:
         """Silence what comes from (``in``), goes to (``out``) the other side, or ``both``."""
-        await self._channel.command(requests.mute(self.id, direction), "mute")
+        await self._in_turn(requests.mute(self.id, direction), "mute")
 
     async def unmute(self, direction: str = "both") -> None:
-        await self._channel.command(requests.unmute(self.id, direction), "unmute")
+        await self._in_turn(requests.unmute(self.id, direction), "unmute")
+
+    async def _in_turn(self, request: requests.Request, op: str) -> None:
+        await self._channel.in_turn(self._channel.command(request, op))
 
     async def get_variable(self, name: str) -> str:
         """A channel variable or function; "" when it is not set."""

@@ -78,6 +78,29 @@ async def test_a_refusal_is_the_end_when_the_caller_is_gone(late: bool) -> None:
     assert len(node.asked) == (1 if late else 2)
 
 
+@pytest.mark.parametrize("refused", [False, True])
+async def test_what_undoes_a_command_that_was_given_up_waits_for_its_answer(refused: bool) -> None:
+    node = Node()
+    channel = channel_at(node)
+    answer: asyncio.Future[Answer] = channel.loop.create_future()
+
+    async def hold() -> None:
+        if (await answer).status >= 300:
+            raise AriError("no", method="POST", path="/channels/call/moh")
+
+    holding = asyncio.create_task(channel.in_turn(hold()))
+    await asyncio.sleep(0.01)
+    holding.cancel()
+    await asyncio.wait([holding])
+    assert holding.cancelled()
+    undoing = asyncio.create_task(channel.in_turn(channel.command(requests.moh_stop("call"), "unhold")))
+    await asyncio.sleep(0.01)
+    assert node.asked == []
+    answer.set_result(Answer(409 if refused else 204))
+    assert await undoing == HERE
+    assert node.asked == ["DELETE /channels/call/moh"]
+
+
 async def test_no_answer_is_no_end() -> None:
     cut = AriUnreachable("cut", method="POST", path="/channels/call/answer")
     with pytest.raises(AriUnreachable):
