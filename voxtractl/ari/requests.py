@@ -23,6 +23,7 @@ from voxtractl.errors import UsageFault
 __all__ = [
     "HANGUP_REASONS",
     "MODULES",
+    "NOT_SET",
     "PROBE",
     "Answer",
     "Request",
@@ -95,6 +96,7 @@ __all__ = [
     "variables",
 ]
 
+NOT_SET: Final = "Provided variable was not found"  # a 404 of res/ari/resource_channels.c
 PROBE: Final = "voxtractl-probe"  # the format that cannot exist
 
 # The module that reads each kind.

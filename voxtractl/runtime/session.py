@@ -436,7 +436,7 @@ class CallSession:
     async def get_variable(self, name: str) -> str:
         """A channel variable or function; "" when it is not set."""
         answer = await self._channel.command(
-            requests.get_variable(self.id, name), "get_variable", unless=_NOT_SET
+            requests.get_variable(self.id, name), "get_variable", unless=requests.NOT_SET
         )
         return "" if answer.status == 404 else str(answer.body["value"])
 
@@ -998,5 +998,4 @@ def _refuse(called: "asyncio.Future[CallSession]") -> None:
         called.result().refuse("normal")
 
 
-_NOT_SET: Final = "Provided variable was not found"  # Asterisk's 404, res/ari/resource_channels.c
 _WORD: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")

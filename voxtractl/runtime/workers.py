@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
+from uuid import uuid4
 
 from voxtractl import naming
 from voxtractl.ari import requests
@@ -33,6 +34,8 @@ DEAD_AFTER: Final = 5.0  # seconds without one until its calls are moved
 LATE_AFTER: Final = 3.0  # seconds without one until we ask before we end a call: it may have been moved
 GONE_AFTER: Final = 60.0  # seconds without one until its calls are looked for less often
 INHERIT_EVERY: Final = 10.0  # seconds between such looks
+LOOKS: Final = 60  # whether the sounds of a call have ended; after that at another time
+LOOK_EVERY: Final = 0.5  # seconds between them
 MOVES: Final = 16  # calls at once; each may keep a connection for the length of a sound
 ALIVE: Final = "VOXTRA_WORKER_ALIVE"
 HEIR: Final = "VOXTRA_WORKER_HEIR"
@@ -202,11 +205,27 @@ class Workers:
 
     async def _waits(self, call_id: str, dead: int) -> bool:
         """When its sounds have ended: whether the call waits for us still. Its worker may be back, and have
-        it: then it is not ours. Asterisk sets a variable of a channel after its sounds."""
+        it: then it is not ours."""
         await self._hub.ari.ask(requests.stop_playback(tone_of(call_id)))
-        await self._hub.ari.ask(requests.set_variable(call_id, HEIR, str(self._own)))
+        if not await self._is_quiet(call_id):
+            return False
         await self._see(dead)
         return dead not in alive(self._signs, monotonic())
+
+    async def _is_quiet(self, call_id: str) -> bool:
+        """Wait for the end of its sounds, as long as an answer may take. Asterisk sets a variable of a
+        channel after its sounds; before 20.20 and 22.10 it answers at once, so we look until it is set."""
+        name, value = f"{HEIR}_{self._own}", uuid4().hex
+        answer = await self._hub.ari.ask(requests.set_variable(call_id, name, value))
+        look = requests.get_variable(call_id, name)._replace(slow=True)  # it may wait: Places.ask_each
+        for _ in range(LOOKS):
+            if answer.status >= 300 and answer.message != requests.NOT_SET:
+                return True  # it is gone, and cannot be moved
+            answer = await self._hub.ari.ask(look)
+            if answer.status == 200 and answer.body["value"] == value:
+                return True
+            await asyncio.sleep(LOOK_EVERY)
+        return False
 
 
 def _app_of(channel: Mapping[str, Any]) -> str:

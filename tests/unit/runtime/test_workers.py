@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxtractl.ari.requests import Answer, Request
+from voxtractl.ari.requests import NOT_SET, Answer, Request
 from voxtractl.runtime import places as places_module
 from voxtractl.runtime import workers as workers_module
 from voxtractl.runtime.places import AGAIN, MOVED, Place, Places
@@ -78,6 +78,14 @@ class Node:
         self.moved: list[tuple[str, str, list[str]]] = []
         self.looks = self.asked_in_vain = 0
         self.on_sound_over: Callable[[str], Awaitable[object]] | None = None  # it ends when this is over
+        self.answers_at_once = False  # as before 20.20 and 22.10; the variable is set after the sound
+        self.setting: list[tuple[str, str]] = []
+        self.quiet: set[str] = set()
+
+    async def sound_ends(self, id: str) -> None:
+        if self.on_sound_over is not None:
+            await self.on_sound_over(id)
+        self.quiet.add(id)
 
 
 class View:
@@ -116,8 +124,17 @@ class View:
                 return Answer(404) if value is None else Answer(200, {"value": value})
             case "POST", ["asterisk", "variable"]:
                 node.values[query["variable"]] = query["value"]
-            case "POST", ["channels", id, "variable"] if node.on_sound_over is not None:
-                await node.on_sound_over(id)
+            case "POST", ["channels", id, "variable"]:
+                assert request.body is not None
+                node.setting.append((id, request.body["value"]))
+                if not node.answers_at_once:
+                    await node.sound_ends(id)
+            case "GET", ["channels", id, "variable"]:
+                assert request.slow
+                if id not in node.quiet:
+                    await node.sound_ends(id)
+                    return Answer(404, {"message": NOT_SET})
+                return Answer(200, {"value": dict(node.setting)[id]})
         return Answer(204)
 
     async def ask_all(self, wanted: Sequence[Request], *, patience: float | None = None) -> list[Answer]:
@@ -220,8 +237,13 @@ async def test_what_asterisk_does_not_answer_for_holds_up_no_call_and_is_seldom_
     assert clock.now < NOW + GONE_AFTER + 2 * INHERIT_EVERY + 4 * AGAIN
 
 
-async def test_a_call_whose_worker_is_back_when_its_sound_ends_stays_where_it_is(clock: Clock) -> None:
+@pytest.mark.parametrize("answers_at_once", [False, True])
+async def test_a_call_whose_worker_is_back_when_its_sound_ends_stays_where_it_is(
+    clock: Clock, answers_at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = Node()
+    node.answers_at_once = answers_at_once
+    monkeypatch.setattr(workers_module, "LOOK_EVERY", 0)
     node.calls = {"hers": HERS}
     one, two = One(node, 1, 2), One(node, 2, 2)
     await one.beats()
