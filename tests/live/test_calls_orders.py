@@ -771,7 +771,8 @@ async def test_a_sound_that_is_given_up_at_once_does_not_go_on(pbx: Pbx) -> None
     await run(pbx, handler)
 
 
-async def test_the_end_of_a_sound_that_is_given_up_does_not_overtake_it(pbx: Pbx) -> None:
+@pytest.mark.parametrize("how", ["given up", "stopped"])
+async def test_the_end_of_a_sound_does_not_overtake_it(pbx: Pbx, how: str) -> None:
     """Over HTTP each goes its own way, and Asterisk may come to the end first."""
 
     async def handler(call: CallSession) -> None:
@@ -780,12 +781,14 @@ async def test_the_end_of_a_sound_that_is_given_up_does_not_overtake_it(pbx: Pbx
         between.hold(b"/play/")
         playing = asyncio.create_task(call.play(*LONG))
         await between.held.wait()
-        playing.cancel()
-        await asyncio.wait([playing])
+        if how == "given up":
+            playing.cancel()
+        ending = asyncio.create_task(call.stop())
         for _ in range(3):  # what was sent before it is answered
             await call.get_variable("X")
         assert not call._sounds.quiet
         between.release()
+        await asyncio.wait([playing, ending])
         async with asyncio.timeout(8):
             await call._sounds.until_quiet("play")
         assert await heard(call) < 50

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, NamedTuple
 from uuid import uuid4
 
@@ -46,11 +47,12 @@ class Played(NamedTuple):
 class Sounds:
     """Of one call."""
 
-    __slots__ = ("_channel", "_playing", "_quiet", "_sounding")
+    __slots__ = ("_asking", "_channel", "_playing", "_quiet", "_sounding")
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._playing: dict[str, list[str]] = {}  # the media of each playback
+        self._asking: dict[str, asyncio.Future[Answer]] = {}  # requests that have no answer yet
         self._sounding: set[str] = set()
         self._quiet = asyncio.Event()  # nothing is sounding
         self._quiet.set()
@@ -77,13 +79,14 @@ class Sounds:
         target = channel.bridge if channel.bridge is not None else channel.id
         build = requests.play_bridge if channel.bridge is not None else requests.play
         asking = asyncio.ensure_future(channel.command(build(target, playback, media, lang=lang or None), op))
-        asking.add_done_callback(seen)
+        self._asking[playback] = asking
+        asking.add_done_callback(partial(self._asked, playback))
         try:
             await asyncio.shield(asking)
         except BaseException as exc:
             self._forget(playback, media)
             if isinstance(exc, (asyncio.CancelledError, AriUnreachable)):  # it may have begun
-                channel.background(self._take_back(asking, playback, media))
+                channel.background(self.end(playback, media))
             else:
                 self._silent(playback)
             raise
@@ -93,11 +96,9 @@ class Sounds:
         channel.background(ended)
         return Played(media[-1], "started")
 
-    async def _take_back(self, asking: "asyncio.Future[Answer]", playback: str, media: Sequence[str]) -> None:
-        """End a sound that was given up before Asterisk had answered for it. Not before it has: over HTTP the
-        end overtakes the request, finds no sound, and the sound goes on (10 of 88 times)."""
-        await asyncio.wait([asking])
-        await self.end(playback, media)
+    def _asked(self, playback: str, asking: "asyncio.Future[Answer]") -> None:
+        del self._asking[playback]
+        seen(asking)
 
     async def _tone(self, op: str) -> str:
         """The id of the next tone; one before it that is being stopped is waited for."""
@@ -146,8 +147,14 @@ class Sounds:
                 await self.end(playback, self._playing[playback])
 
     async def end(self, playback: str, media: Sequence[str]) -> None:
-        """Have Asterisk end a sound; nothing happens when it is over. What it cannot stop goes to the log."""
+        """Have Asterisk end a sound; nothing happens when it is over. What it cannot stop goes to the log.
+
+        Not before Asterisk has answered for it: over HTTP the end overtakes the request, finds no sound, and
+        the sound goes on (10 of 88 times).
+        """
         channel = self._channel
+        if playback in self._asking:
+            await asyncio.wait([self._asking[playback]])
         if all(uri.partition(":")[0] in SPOKEN for uri in media):
             answer = await channel.hub.ask(requests.stop_playback(playback))
         else:
@@ -177,6 +184,8 @@ class Sounds:
     async def _look(self) -> None:
         """Asterisk does not tell the end of each sound (facts G6), and events can be lost."""
         for playback in list(self._sounding):
+            if playback in self._asking:
+                continue
             if (await self._channel.hub.ask(requests.playback(playback))).status == 404:
                 self._silent(playback)
 

@@ -40,6 +40,21 @@ class SlowNode(Node):
         return await self.answer if request.method == "POST" else Answer(404)
 
 
+async def test_a_sound_that_is_stopped_is_ended_when_asterisk_has_answered_for_it() -> None:
+    node = SlowNode()
+    sounds = Sounds(channel_at(node))
+    playing = asyncio.create_task(sounds.play(["sound:hello-world"], "play_file", wait=True))
+    await asyncio.sleep(0.01)
+    stopping = asyncio.create_task(sounds.stop())
+    await asyncio.sleep(0.01)
+    assert len(node.asked) == 1
+    node.answer.set_result(Answer(201, {}))
+    await stopping
+    assert (await playing).status == "stopped"
+    assert node.asked[1].startswith("DELETE /playbacks/")
+    assert sounds.quiet
+
+
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_sound_that_is_given_up_is_ended_when_asterisk_has_answered_for_it(fails: bool) -> None:
     node = SlowNode()
