@@ -175,7 +175,7 @@ class Media:
                 if rate not in (None, self._leg.rate):
                     raise MediaFailed(
                         f"the call's sound is open at {self._leg.rate} Hz",
-                        call=self._channel.id,
+                        call=self._channel.call_id,
                         hint="close that leg first",
                     )
                 return self._leg
