@@ -1078,7 +1078,7 @@ async def test_signals_to_the_very_end_change_no_exit_code(pbx: Pbx) -> None:
                 run.process.send_signal(number)
                 await asyncio.sleep(0.001)
             await run.ends()
-            assert "1 calls served" in run.log
+            assert "calls served: 1" in run.log
             run.file.write_text("")
 
 
@@ -1643,7 +1643,9 @@ async def test_health_metrics_and_a_json_log_without_secrets(pbx: Pbx) -> None:
     write(
         pbx,
         document(acme="acme.py:app"),
-        acme=SAYS_BYE.replace("await call.hangup()", f"{told}; await call.hangup()"),
+        acme=SAYS_BYE.replace(
+            "await call.hangup()", f"{told}; await call.hangup(); raise KeyError({leak!r})"
+        ),
     )
     await pushed(pbx)
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
@@ -1661,8 +1663,9 @@ async def test_health_metrics_and_a_json_log_without_secrets(pbx: Pbx) -> None:
         run.process.terminate()
         await run.ends()
         assert leak not in run.log
+        assert [event["error"] for event in run.of("handler_failed")] == ["KeyError: '****'"]
         *told_lines, served = run.log.splitlines()
-        assert served == "1 calls served"  # on stdout
+        assert served == "calls served: 1"  # on stdout
         lines = [json.loads(line) for line in told_lines]
         (line,) = [line for line in lines if line["logger"] == "acme"]
         assert line["message"] == "the word is ****"

@@ -169,6 +169,7 @@ class Log:
     def __init__(self, writer: _Writer, redact: _Redact, form: logging.Formatter, level: int) -> None:
         self._writer, self._redact, self._form, self._level = writer, redact, form, level
         self.say = writer.write  # a line as it is
+        self.clean = redact.clean  # a text without the secrets
         self._before = threading.excepthook, sys.unraisablehook
         threading.excepthook, sys.unraisablehook = _thread_failed, _left_unsaid
         logging.captureWarnings(True)
