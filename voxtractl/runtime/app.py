@@ -228,8 +228,12 @@ class VoxtraApp:
         return self._client(self._hub_here(), self._hub_loop)
 
     def _hub_here(self) -> Hub:
-        """Of the node whose call this is done for, else the first."""
-        return next((hub for hub in self._hubs if hub.journal.node == NODE.get()), self._hubs[0])
+        """Of the node whose call this is done for, else of the first that can be had."""
+        at = NODE.get()
+        here = [hub for hub in self._hubs if hub.journal.node == at] or [
+            hub for hub in self._hubs if hub.hears(self.app_name)
+        ]
+        return (here or self._hubs)[0]
 
     def _client(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> ARIClient:
         return HubClient(hub, loop)
@@ -493,7 +497,7 @@ class VoxtraApp:
         OriginateFailed with disposition and cause when nobody answers, LimitReached over the tenant's
         max_channels (nothing is dialled), UsageFault for what cannot be sent, RuntimeFault as long as the app
         is not served. A tenant's calls_per_second are kept by waiting. It is made at ``node``, else at that
-        of the call whose handler asks, else at the tenant's first.
+        of the call whose handler asks, else at the first of the tenant's that events come from.
         """
         if not self._hubs:
             raise RuntimeFault("the app is not started", hint="await app.start() first")

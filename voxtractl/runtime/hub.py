@@ -152,6 +152,10 @@ class Hub:
         """Events come of every app there is to serve, if any."""
         return not self._takers or (self._web.hear and not self.waiting)
 
+    def hears(self, app: str) -> bool:
+        """Events of the app come from here."""
+        return self._web.hears(app)
+
     @property
     def taken(self) -> set[str]:
         """Apps that another process has."""
