@@ -512,6 +512,27 @@ def down():
         assert run.log.count("down 1") == run.log.count("down 2") == 1
 
 
+async def test_a_dialler_that_a_startup_hook_begins_calls_as_soon_as_calls_can_be_made(pbx: Pbx) -> None:
+    dials = """
+import asyncio
+
+async def dial():
+    call = await app.originate("Local/s@far-soon/n", timeout=10)
+    print("called", (await call.wait_ended()).disposition, flush=True)
+
+@app.on_startup
+async def begin():
+    begin.task = asyncio.create_task(dial())
+"""
+    write(pbx, document(acme="acme.py:app"), acme=WAITS + dials)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        await run.says("called answered")
+        assert [event["direction"] for event in run.of("call_started")] == ["outbound"]
+        run.process.terminate()
+        await run.ends()
+
+
 async def test_a_handler_reaches_asterisk_itself_from_its_own_thread(pbx: Pbx) -> None:
     asks = """\
     channel = await app.ari.originate(
