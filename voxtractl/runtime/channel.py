@@ -90,6 +90,16 @@ class Channel:
                 hint="cancel that bridge_with or transfer first; snoop() and record_start() listen in",
             )
 
+    def must_be_here(self, op: str) -> None:
+        """Raises CallError when it is in a queue, or elsewhere in the dialplan."""
+        known = self.hub.table.live.get(self.call_id)
+        if known is not None and known.state is lifecycle.State.LEFT:
+            raise CallError(
+                f"{op}: the call is elsewhere in the dialplan",
+                call=self.call_id,
+                hint="who waits for it (transfer_to_queue) has it again when it comes back",
+            )
+
     def tell(self, signal: lifecycle.Signal) -> None:
         """Tell the call table, unless this session is over and another has the channel."""
         self.hub.feed(self.call_id, signal, of=self)
@@ -177,8 +187,9 @@ class Channel:
     # --- requests ---------------------------------------------------------------------------------------
 
     async def command(self, request: Request, op: str, *, unless: str | None = None) -> Answer:
-        """Asterisk's answer to a command. Raises CallEnded when the channel is gone, AriError otherwise.
-        ``unless``: how Asterisk words a 404 that is an answer."""
+        """Asterisk's answer to a command. Raises CallEnded when the channel is gone, CallError when it is
+        elsewhere in the dialplan, AriError otherwise. ``unless``: how Asterisk words a 404 that is an answer.
+        """
         self.check(op)
         self.untouched = False
         answer = await self.hub.ask(request)
@@ -188,6 +199,8 @@ class Channel:
             if not self.is_gone:
                 self.tell(lifecycle.Doubted())
             raise CallEnded(op, call=self.call_id)
+        if answer.status == 409:
+            self.must_be_here(op)
         refused = self.hub.ari.refused(request, answer)
         await self.unless_gone(op, refused)
         raise refused

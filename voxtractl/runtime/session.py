@@ -525,6 +525,7 @@ class CallSession:
         dialplan of your own brings it there; ``wait=False`` returns when the caller is in the queue. The
         status is also in ``queue_status`` and in the event call_ended.
         """
+        self._channel.must_be_here("transfer_to_queue")
         # With __ every channel that is made for this one has it too.
         told = {f"__VOXTRA_{key}".upper(): str(value) for key, value in (metadata or {}).items()}
         known = requests.variables({**told, **(variables or {})})
@@ -587,6 +588,7 @@ class CallSession:
         """
         self._channel.check("transfer")
         self._channel.must_be_alone("transfer")
+        self._channel.must_be_here("transfer")
         await (self.play_tone("ring") if self.is_up else self.ring())
         self._doing = CallState.TRANSFERRING
         try:
@@ -660,8 +662,9 @@ class CallSession:
         self._channel.check(op)
         if other.is_gone or other._is_coming or other is self or other._hub is not self._hub:
             raise self._not_here(other)
-        self._channel.must_be_alone(op)
-        other._channel.must_be_alone(op)
+        for channel in (self._channel, other._channel):
+            channel.must_be_alone(op)
+            channel.must_be_here(op)
         one, two = self._channel, other._channel
         one.other, two.other = two, one
         try:
