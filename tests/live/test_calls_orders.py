@@ -359,6 +359,7 @@ async def test_who_gives_up_as_the_call_goes_into_a_queue_knows_that_it_went(pbx
             call.play_file("beep"),
             call.hold(),
             call.audio_stream(),
+            call.transfer("Local/s@far-soon"),
             call.transfer_to_queue("support"),
         ):
             with pytest.raises(CallError, match="elsewhere in the dialplan"):
