@@ -116,6 +116,13 @@ class _Writer(logging.Handler):
         """None: who waits for room would hold up everybody."""
         self.lock = None
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As logging's own, which needs a lock from Python 3.13 on."""
+        kept = bool(self.filter(record))
+        if kept:
+            self.emit(record)
+        return kept
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self.write(self.format(record))
