@@ -54,6 +54,7 @@ class Dialog:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     answered: asyncio.Event = field(default_factory=asyncio.Event)  # for good or ill
     got: list[str] = field(default_factory=list)
+    notified: list[str] = field(default_factory=list)  # statuses of what was referred
     voice: "Voice | None" = None
     requests: int = 1
 
@@ -70,6 +71,15 @@ class Dialog:
     def press(self, digits: str) -> None:
         assert self.voice is not None
         self.voice.digits += digits
+
+    def refer(self, number: str, *, to: "Dialog | None" = None) -> None:
+        """Ask the node to connect the other side of the call with somebody else: with whoever has the number,
+        or with the other side of a call ``to`` it that this end has placed (an attended transfer)."""
+        self.requests += 1
+        place = f"{self.exchange.address}:{self.exchange.port}"
+        other = f"?Replaces={to.id}%3Bto-tag%3D{to.tag}%3Bfrom-tag%3Dx{to.id}" if to else ""
+        more = f"Refer-To: <sip:{number}@127.0.0.1{other}>\r\nReferred-By: <sip:{self.number}@{place}>\r\n"
+        self.exchange.request(self, "REFER", self.requests, more=more)
 
     def hang_up(self) -> None:
         """BYE when it is up, else CANCEL."""
@@ -207,6 +217,9 @@ class Exchange(asyncio.DatagramProtocol):
         elif method == "BYE" and dialog is not None:
             self._send(reply(text, "200 OK"))
             dialog.end()
+        elif method == "NOTIFY" and dialog is not None:  # how what was referred goes
+            self._send(reply(text, "200 OK"))
+            dialog.notified.append(text.rpartition("SIP/2.0 ")[2].strip())
         elif method == "INVITE" and dialog is not None and dialog.voice is not None:  # a change of the sound
             self._send(self._accept(text, dialog.voice))
         elif method != "ACK":
@@ -265,7 +278,7 @@ class Exchange(asyncio.DatagramProtocol):
 
     # --- what goes ----------------------------------------------------------------------------------------
 
-    def request(self, dialog: Dialog, method: str, number: int, body: str = "") -> None:
+    def request(self, dialog: Dialog, method: str, number: int, body: str = "", *, more: str = "") -> None:
         place = f"{self.address}:{self.port}"
         ours, theirs = f"<sip:{dialog.caller}@{place}>;tag=x{dialog.id}", f"<{dialog.target}>"
         if dialog.invite:  # the node called: the tag of every reply of ours
@@ -279,7 +292,7 @@ class Exchange(asyncio.DatagramProtocol):
         self._send(
             f"{method} {dialog.target} SIP/2.0\r\nVia: SIP/2.0/UDP {place};branch={branch};rport\r\n"
             f"Max-Forwards: 70\r\nFrom: {ours}\r\nTo: {theirs}\r\nCall-ID: {dialog.id}\r\n"
-            f"CSeq: {number} {method}\r\nContact: <sip:{place}>\r\n"
+            f"CSeq: {number} {method}\r\nContact: <sip:{place}>\r\n{more}"
             f"{content}Content-Length: {len(body)}\r\n\r\n{body}"
         )
 

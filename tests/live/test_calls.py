@@ -798,15 +798,20 @@ async def test_hooks_of_the_app_frame_its_calls(pbx: Pbx) -> None:
 
 async def test_nobody_is_called_before_the_app_is_served(pbx: Pbx) -> None:
     app = VoxtraApp(**pbx.account, app_name="voxtra-acme")
+    dialler: list[asyncio.Task[CallSession]] = []
 
     @app.on_startup
     async def too_early() -> None:
         with pytest.raises(RuntimeFault, match="not served yet"):
             await app.originate("Local/s@far-wait/n")
+        dialler.append(asyncio.create_task(app.originate("Local/s@far-wait/n")))  # waits until it can
+        await asyncio.sleep(0.2)
 
     await app.start()
     assert app.calls == {}
-    await (await app.originate("Local/s@far-wait/n")).hangup()
+    call = await asyncio.wait_for(dialler[0], 10)
+    assert call.is_up
+    await call.hangup()
     await app.stop()
 
 

@@ -356,6 +356,15 @@ async def test_who_gives_up_as_the_call_goes_into_a_queue_knows_that_it_went(pbx
         assert going.cancelled()
         state = str(call.state)
         await until(lambda: not call._hub.aux._calls)  # its media has ended
+        for verb in (
+            call.play_file("beep"),
+            call.hold(),
+            call.audio_stream(),
+            call.transfer("Local/s@far-soon"),
+            call.transfer_to_queue("support"),
+        ):
+            with pytest.raises(CallError, match="elsewhere in the dialplan"):
+                await verb
         await call.wait_ended()
         return state, call.queue_status
 

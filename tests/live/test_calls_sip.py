@@ -327,6 +327,173 @@ async def test_music_on_hold_goes_on_after_a_sound_and_after_a_transfer_that_fai
         assert await asyncio.wait_for(seen.result, 60) == "on_hold answered"
 
 
+# --- the far side transfers it ----------------------------------------------------------------------------
+
+
+async def transferred(line: tuple[Pbx, Exchange], call: CallSession) -> Any:
+    """A handler that connects the caller with somebody over the trunk."""
+    await call.answer()
+    return await call.transfer(f"PJSIP/{number(200)}@{TRUNK}", timeout=10)
+
+
+async def connected(pbx: Pbx, there: Exchange) -> Dialog:
+    """Whom the node called, when the two are connected."""
+    await until(lambda: [row for row in pbx.bridges() if len(row["channels"]) == 2])
+    return next(dialog for dialog in there.dialogs.values() if dialog.invite)
+
+
+async def test_who_was_called_transfers_the_caller_to_another_number_of_the_tenant(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    pbx, there = line
+    calls: list[CallSession] = []
+
+    async def handler(call: CallSession) -> str | None:
+        calls.append(call)
+        if len(calls) == 1:
+            await transferred(line, call)
+            return None
+        await call.answer()
+        pressed = await call.listen_dtmf(timeout=10)
+        await call.wait_ended()
+        return pressed
+
+    async with serving(pbx, handler) as (app, seen):
+        caller = await there.call(ACME)
+        desk = await connected(pbx, there)
+        desk.refer(ACME)
+        await until(lambda: desk.notified and desk.notified[-1] == "200 OK")
+        await until(lambda: len(calls) == 2 and calls[1].is_up)
+        called = next(event["call_id"] for event in seen.events if event["direction"] == "outbound")
+        await until(lambda: called not in {row["id"] for row in pbx.channels()})  # without a BYE of its own
+        assert len(app.calls) == 3  # the caller, who was called and is now another channel, and the new call
+        caller.press("7")
+        await until(lambda: "dtmf" in seen.names())
+        caller.hang_up()
+        await until(lambda: not app.calls)
+    told = {event["call_id"]: event for event in seen.events if event["event"] == "transferred"}
+    assert told.keys() == {calls[0].id, called}
+    assert told[called]["to"] == ACME
+    digits = [event for event in seen.events if event["event"] == "dtmf"]
+    assert {(event["call_id"], event["digit"]) for event in digits} >= {(calls[1].id, "7")}
+    ends = {event["call_id"]: event for event in seen.ends()}
+    assert ends.keys() == {calls[0].id, called, calls[1].id}
+    assert {event["disposition"] for event in ends.values()} == {"answered"}
+
+
+async def test_a_caller_transfers_what_talks_to_it_to_somebody_else(line: tuple[Pbx, Exchange]) -> None:
+    pbx, there = line
+    calls: list[CallSession] = []
+
+    async def handler(call: CallSession) -> float | None:
+        calls.append(call)
+        await call.answer()
+        leg = await call.audio_stream(8000)
+        if len(calls) == 1:  # gives back what it hears, whoever that is
+            async for pcm in leg:
+                await leg.send(pcm)
+            return None
+        await asyncio.sleep(0.5)
+        sending = asyncio.create_task(leg.send(tone(400, 2.0, 8000)))
+        heard = b""
+        async for pcm in leg:
+            heard += pcm if heard or loudness(pcm) > 1000 else b""
+            if len(heard) >= 8000:
+                break
+        sending.cancel()
+        await call.hangup()
+        return heard_pitch(heard, 8000)
+
+    results: list[Any] = []
+
+    async def kept(call: CallSession) -> None:
+        results.append(await handler(call))
+
+    async with serving(pbx, kept) as (app, seen):
+        caller = await there.call(ACME)
+        await asyncio.wait_for(caller.answered.wait(), 10)
+        await until(lambda: [row for row in pbx.bridges() if len(row["channels"]) == 2])
+        caller.refer(ACME)
+        await until(lambda: caller.notified and caller.notified[-1] == "200 OK")
+        caller.hang_up()
+        await until(lambda: not app.calls)
+        assert [one for one in results if one is not None] == [pytest.approx(400, abs=10)]
+    assert len(seen.ends()) == seen.names().count("call_started") == 2
+    assert calls[0].channel_id != calls[0].id
+    assert calls[0].ended is not None
+
+
+async def test_an_attended_transfer_of_the_far_side_goes_on_in_the_second_call(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    pbx, there = line
+    calls: list[CallSession] = []
+
+    async def handler(call: CallSession) -> None:
+        calls.append(call)
+        if len(calls) == 1:
+            await transferred(line, call)
+        else:
+            await call.answer()
+            while digits := await call.listen_dtmf(timeout=10):
+                await call.send_dtmf(digits)
+
+    async with serving(pbx, handler) as (app, seen):
+        caller = await there.call(ACME)
+        desk = await connected(pbx, there)
+        asks = await there.call(ACME, caller="+265700000002")
+        await asyncio.wait_for(asks.answered.wait(), 10)
+        asks.press("1")
+        await until(lambda: "dtmf" in seen.names())
+        desk.refer(ACME, to=asks)
+        await until(lambda: desk.notified and desk.notified[-1] == "200 OK")
+        for dialog in (desk, asks):
+            dialog.hang_up()
+        second = calls[1]
+        assert len(calls) == 2  # nobody begins anew
+        caller.press("8")
+        await until(lambda: {(e["call_id"], e.get("digit")) for e in seen.events} >= {(second.id, "8")})
+        assert not second.is_gone
+        caller.hang_up()
+        await until(lambda: not app.calls)
+    assert len(seen.ends()) == seen.names().count("call_started") == 3
+
+
+async def test_a_transfer_of_the_far_side_to_nobody_leaves_no_call_up(line: tuple[Pbx, Exchange]) -> None:
+    pbx, there = line
+    async with serving(pbx, lambda call: transferred(line, call)) as (_, seen):
+        caller = await there.call(ACME)
+        desk = await connected(pbx, there)
+        desk.refer("12345")
+        # Asterisk puts the call through and tells 200 first, or it is told in time that there is nobody.
+        await until(lambda: caller.over.is_set() or "503 Service Unavailable" in desk.notified)
+        caller.hang_up()
+        await asyncio.wait_for(seen.result, 10)
+    assert len(seen.ends()) == 2
+
+
+async def test_who_transfers_and_hangs_up_at_once_leaves_no_call_up(line: tuple[Pbx, Exchange]) -> None:
+    pbx, there = line
+    calls: list[CallSession] = []
+
+    async def handler(call: CallSession) -> None:
+        calls.append(call)
+        await (transferred(line, call) if len(calls) % 2 else nothing(call))
+
+    async with serving(pbx, handler) as (app, seen):
+        for n in range(1, 21):
+            there.dialogs.clear()
+            caller = await there.call(ACME)
+            desk = await connected(pbx, there)
+            desk.refer(ACME)
+            desk.hang_up()
+            await until(lambda: len(calls) == 2 * n)  # noqa: B023  it is asked here and now
+            caller.hang_up()
+            await until(lambda: not app.calls)
+            await pbx.empty()
+    assert len(seen.ends()) == seen.names().count("call_started") == 60
+
+
 # --- who ends it ------------------------------------------------------------------------------------------
 
 

@@ -513,6 +513,27 @@ def down():
         assert run.log.count("down 1") == run.log.count("down 2") == 1
 
 
+async def test_a_dialler_that_a_startup_hook_begins_calls_as_soon_as_calls_can_be_made(pbx: Pbx) -> None:
+    dials = """
+import asyncio
+
+async def dial():
+    call = await app.originate("Local/s@far-soon/n", timeout=10)
+    print("called", (await call.wait_ended()).disposition, flush=True)
+
+@app.on_startup
+async def begin():
+    begin.task = asyncio.create_task(dial())
+"""
+    write(pbx, document(acme="acme.py:app"), acme=WAITS + dials)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        await run.says("called answered")
+        assert [event["direction"] for event in run.of("call_started")] == ["outbound"]
+        run.process.terminate()
+        await run.ends()
+
+
 async def test_a_handler_reaches_asterisk_itself_from_its_own_thread(pbx: Pbx) -> None:
     asks = """\
     channel = await app.ari.originate(
@@ -1079,7 +1100,7 @@ async def test_signals_to_the_very_end_change_no_exit_code(pbx: Pbx) -> None:
                 run.process.send_signal(number)
                 await asyncio.sleep(0.001)
             await run.ends()
-            assert "1 calls served" in run.log
+            assert "calls served: 1" in run.log
             run.file.write_text("")
 
 
@@ -1649,7 +1670,9 @@ async def test_health_metrics_and_a_json_log_without_secrets(pbx: Pbx) -> None:
     write(
         pbx,
         document(acme="acme.py:app"),
-        acme=SAYS_BYE.replace("await call.hangup()", f"{told}; await call.hangup()"),
+        acme=SAYS_BYE.replace(
+            "await call.hangup()", f"{told}; await call.hangup(); raise KeyError({leak!r})"
+        ),
     )
     await pushed(pbx)
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
@@ -1667,8 +1690,9 @@ async def test_health_metrics_and_a_json_log_without_secrets(pbx: Pbx) -> None:
         run.process.terminate()
         await run.ends()
         assert leak not in run.log
+        assert [event["error"] for event in run.of("handler_failed")] == ["KeyError: '****'"]
         *told_lines, served = run.log.splitlines()
-        assert served == "1 calls served"  # on stdout
+        assert served == "calls served: 1"  # on stdout
         lines = [json.loads(line) for line in told_lines]
         (line,) = [line for line in lines if line["logger"] == "acme"]
         assert line["message"] == "the word is ****"

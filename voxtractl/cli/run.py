@@ -111,6 +111,8 @@ def run(
         told = logs.configure(as_json=log_json, verbose=settings.verbose, secrets=supervisor.secrets())
         stack.callback(told.end)
         supervisor.keep_log = told.keep
+        if lines is not None:
+            lines.clean = told.clean
         if counters is not None:
             counters.supervisor = supervisor
         calls = [0]
@@ -119,7 +121,7 @@ def run(
         with _aside() if events == "-" or settings.output == "json" else nullcontext():
             wait(_serve(supervisor, counters, monitor, drain, lines, say), new_event_loop)
         if events != "-":
-            show.emit({"calls": calls[0]}, f"{calls[0]} calls served")
+            show.emit({"calls": calls[0]}, f"calls served: {calls[0]}")
 
 
 def _aside() -> AbstractContextManager[object]:

@@ -71,6 +71,8 @@ NO_TRUNK: Final = "does Asterisk have this trunk? pjsip show endpoints"
 NO_EXTENSION: Final = "has its context such an extension?"
 NOWHERE: Final = "voxtra-nowhere"  # a context that no dialplan has: where a redirected call is sent on
 TURN_LOOK: Final = 5.0  # seconds; who waits longer for a turn looks whether others have given up theirs
+SERVED: Final = 10.0  # seconds until an app must be served that a task of a startup hook calls with
+SERVED_LOOK: Final = 0.05
 ANSWER_GRACE: Final = 15.0  # seconds beyond the ringing time until we end an originate ourselves
 
 
@@ -125,6 +127,7 @@ class VoxtraApp:
         self._on_adopt: Handler | None = None
         self._on_startup: list[Hook] = []
         self._on_shutdown: list[Hook] = []
+        self._starting: asyncio.Task[Any] | None = None  # where the startup hooks run
         self.is_up = False  # the startup hooks have run, the shutdown hooks have not
         self.blocked = False  # its loop is known not to turn; the supervisor says so
         self._shutting_down = asyncio.Lock()
@@ -207,7 +210,8 @@ class VoxtraApp:
         """Run it once before the first call can come; sync or async, in the loop of the handlers.
 
         What it raises is raised by ``start``; under ``voxtractl run`` the tenant is not served, as with a
-        handler file that cannot be loaded. ``originate`` is not possible yet, ``ari`` is.
+        handler file that cannot be loaded. ``originate`` is not possible in it, ``ari`` is; a task that it
+        begins may call out, and waits until the app is served.
         """
         self._on_startup.append(hook)
         return hook
@@ -228,8 +232,12 @@ class VoxtraApp:
         return self._client(self._hub_here(), self._hub_loop)
 
     def _hub_here(self) -> Hub:
-        """Of the node whose call this is done for, else the first."""
-        return next((hub for hub in self._hubs if hub.journal.node == NODE.get()), self._hubs[0])
+        """Of the node whose call this is done for, else of the first that can be had."""
+        at = NODE.get()
+        here = [hub for hub in self._hubs if hub.journal.node == at] or [
+            hub for hub in self._hubs if hub.hears(self.app_name)
+        ]
+        return (here or self._hubs)[0]
 
     def _client(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> ARIClient:
         return HubClient(hub, loop)
@@ -274,8 +282,12 @@ class VoxtraApp:
         """Run the startup hooks, unless they have run; for ``start`` and for the supervisor."""
         TENANT.set(self.tenant)
         if not self.is_up:
-            for hook in self._on_startup:
-                await _run(hook)
+            self._starting = asyncio.current_task()
+            try:
+                for hook in self._on_startup:
+                    await _run(hook)
+            finally:
+                self._starting = None
             self.is_up = True
 
     async def shut_down(self) -> None:
@@ -491,9 +503,9 @@ class VoxtraApp:
         ``caller_id`` is a number, or ``"Acme" <+265888000001>``; ``timeout`` is the ringing time in seconds.
         ``wait=False`` returns the ringing session. ``variables`` become strings (True is "1"). Raises
         OriginateFailed with disposition and cause when nobody answers, LimitReached over the tenant's
-        max_channels (nothing is dialled), UsageFault for what cannot be sent, RuntimeFault as long as the app
-        is not served. A tenant's calls_per_second are kept by waiting. It is made at ``node``, else at that
-        of the call whose handler asks, else at the tenant's first.
+        max_channels (nothing is dialled), UsageFault for what cannot be sent, RuntimeFault when the app is
+        not served within 10 s. A tenant's calls_per_second are kept by waiting. It is made at ``node``, else
+        at that of the call whose handler asks, else at the first of the tenant's that is there.
         """
         if not self._hubs:
             raise RuntimeFault("the app is not started", hint="await app.start() first")
@@ -518,11 +530,7 @@ class VoxtraApp:
     ) -> CallSession:
         """As ``originate``, on this node."""
         self._must_have_room()
-        if not hub.has_begun(self.app_name):
-            raise RuntimeFault(
-                "the app is not served yet: it calls nobody",
-                hint="calls can be made when it serves, which is after its startup hooks",
-            )
+        await self._until_served(hub)
         trunk = _trunk(endpoint)
         if trunk and (wait_for := self._dialling[hub.journal.node, trunk].check(monotonic())):
             raise OriginateFailed(
@@ -585,6 +593,18 @@ class VoxtraApp:
             call=call.id,
             hint=(NO_PORT if trunk else NO_EXTENSION) if ended.undialled else None,
         )
+
+    async def _until_served(self, hub: Hub) -> None:
+        """A dialler that a startup hook begins waits here, until calls can be made. The hook itself would
+        wait for itself."""
+        late = monotonic() + SERVED
+        while not hub.has_begun(self.app_name):
+            if asyncio.current_task() is self._starting or monotonic() > late or hub not in self._hubs:
+                raise RuntimeFault(
+                    "the app is not served yet: it calls nobody",
+                    hint="a startup hook begins a task for that: asyncio.create_task(dial())",
+                )
+            await asyncio.sleep(SERVED_LOOK)
 
     def _not_begun(self, call: CallSession, hub: Hub) -> None:
         """What was never begun has no end that would give back its place."""

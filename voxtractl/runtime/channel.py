@@ -33,13 +33,18 @@ GONE_GRACE: Final = 0.2  # seconds until the event of an end has come, after a r
 
 
 class Channel:
-    """``told`` is what every event of the call tells."""
+    """``told`` is what every event of the call tells.
+
+    ``id`` is the channel that the call has now, ``call_id`` that of its first one, by which it is known: a
+    far side that transfers the call (REFER) leaves its place to another channel.
+    """
 
     __slots__ = (
         "_tasks",
         "_turn",
         "_waits",
         "bridge",
+        "call_id",
         "hub",
         "id",
         "is_gone",
@@ -57,7 +62,7 @@ class Channel:
     ) -> None:
         self.hub = hub
         self.loop = loop
-        self.id = call_id
+        self.id = self.call_id = call_id
         self.told = told
         self.is_gone = False  # from the first sign that the other side is
         self.is_up = False
@@ -76,21 +81,31 @@ class Channel:
         """Something is done with it. Raises CallEnded when it is gone."""
         self.touched = self.visits
         if self.is_gone:
-            raise CallEnded(op, call=self.id)
+            raise CallEnded(op, call=self.call_id)
 
     def must_be_alone(self, op: str) -> None:
         """Raises CallError for what would take it away from who it is connected with, and leave that one
         alone."""
         if self.other is not None:
             raise CallError(
-                f"{op}: the call is connected with another call, {self.other.id}",
-                call=self.id,
+                f"{op}: the call is connected with another call, {self.other.call_id}",
+                call=self.call_id,
                 hint="cancel that bridge_with or transfer first; snoop() and record_start() listen in",
+            )
+
+    def must_be_here(self, op: str) -> None:
+        """Raises CallError when it is in a queue, or elsewhere in the dialplan."""
+        known = self.hub.table.live.get(self.call_id)
+        if known is not None and known.state is lifecycle.State.LEFT:
+            raise CallError(
+                f"{op}: the call is elsewhere in the dialplan",
+                call=self.call_id,
+                hint="who waits for it (transfer_to_queue) has it again when it comes back",
             )
 
     def tell(self, signal: lifecycle.Signal) -> None:
         """Tell the call table, unless this session is over and another has the channel."""
-        self.hub.feed(self.id, signal, of=self)
+        self.hub.feed(self.call_id, signal, of=self)
 
     def write(self, event: str, **more: Any) -> None:
         """An event of this call for the journal."""
@@ -124,7 +139,7 @@ class Channel:
         self.is_gone = True
         for key, (future, op) in list(self._waits.items()):
             if not future.done() and key != but:
-                future.set_exception(CallEnded(op, call=self.id))
+                future.set_exception(CallEnded(op, call=self.call_id))
 
     async def through(
         self,
@@ -170,13 +185,14 @@ class Channel:
         self.check(op)
         if (await self.hub.ask(requests.channel(self.id))).status == 404:
             self.tell(lifecycle.Doubted())
-            raise CallEnded(op, call=self.id)
+            raise CallEnded(op, call=self.call_id)
 
     # --- requests ---------------------------------------------------------------------------------------
 
     async def command(self, request: Request, op: str, *, unless: str | None = None) -> Answer:
-        """Asterisk's answer to a command. Raises CallEnded when the channel is gone, AriError otherwise.
-        ``unless``: how Asterisk words a 404 that is an answer."""
+        """Asterisk's answer to a command. Raises CallEnded when the channel is gone, CallError when it is
+        elsewhere in the dialplan, AriError otherwise. ``unless``: how Asterisk words a 404 that is an answer.
+        """
         self.check(op)
         self.untouched = False
         answer = await self.hub.ask(request)
@@ -185,7 +201,9 @@ class Channel:
         if answer.status == 404:
             if not self.is_gone:
                 self.tell(lifecycle.Doubted())
-            raise CallEnded(op, call=self.id)
+            raise CallEnded(op, call=self.call_id)
+        if answer.status == 409:
+            self.must_be_here(op)
         refused = self.hub.ari.refused(request, answer)
         await self.unless_gone(op, refused)
         raise refused
@@ -206,7 +224,7 @@ class Channel:
         """A channel that serves this one and ends with it. Raises CallEnded when the caller is gone."""
         self.check(op)
         try:
-            channel: Mapping[str, Any] = await self.hub.aux.open_channel(self.id, build)
+            channel: Mapping[str, Any] = await self.hub.aux.open_channel(self.call_id, build)
         except (AriError, CallError) as exc:
             await self.unless_gone(op, exc)
             raise
@@ -215,7 +233,7 @@ class Channel:
     async def open_bridge(self, channels: Sequence[str], op: str) -> str:
         """A bridge that ends with this call. Raises CallEnded when the caller is gone meanwhile."""
         try:
-            return await self.hub.aux.open_bridge(self.id, channels)
+            return await self.hub.aux.open_bridge(self.call_id, channels)
         except AriError as exc:
             await self.unless_gone(op, exc)
             raise
@@ -236,7 +254,7 @@ class Channel:
     def _done(self, task: "asyncio.Future[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, CallEnded):
-            log.error("something of call %s failed: %s", self.id, error, exc_info=error)
+            log.error("something of call %s failed: %s", self.call_id, error, exc_info=error)
 
 
 def settle(future: "asyncio.Future[Any]", result: object = None) -> None:

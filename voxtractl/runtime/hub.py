@@ -19,6 +19,7 @@ taken like any other; at the start it is one that another process had, and is ad
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -61,10 +62,14 @@ RESYNC_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)  # seconds after a try that fai
 MANY: Final = 1000  # calls; each is in the answer to each subscription, with up to four channels of 50 bytes
 REDIRECTED: Final = 23  # Q.850: redirected to a new destination
 END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
-# Seconds between looks at calls that should be over. Asterisk does not tell each end: not that of a channel
-# whose place in its bridge another was given (a REFER of the far side, measured).
-END_LOOK: Final = 10.0
+# Seconds between looks at calls that should be over. Asterisk does not tell each end: 1 in 10 of those of a
+# channel that was put in the place of another (an attended transfer of the far side, measured) is not told.
+END_LOOK: Final = 2.0
+PARTING: Final = (
+    1.0  # seconds until a channel that another has replaced is ended, for Asterisk to tell it why
+)
 NEWEST: Final = Release(99, 0)  # a build that is no release
+_EXTENSION: Final = re.compile(r"Local/([^_@][^@]*)@")  # of who is called; an attended transfer names nobody
 
 
 class Hub:
@@ -80,6 +85,7 @@ class Hub:
         self.journal = journal or Journal()
         self.table = CallTable()
         self.sessions: dict[str, CallSession] = {}
+        self._calls: dict[str, str] = {}  # channels of calls that have had more than one → the call
         self.draining = False
         self._stopped = False
         self._ending = False  # a drain's time is over
@@ -108,6 +114,7 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.turns = Turns(ari)
         self._sending: dict[str, asyncio.Future[Any]] = {}  # the originates that have no answer yet
+        self._parting: dict[str, asyncio.TimerHandle] = {}  # channels that others have replaced → their end
         self._followed: set[str] = set()  # calls that are subscribed; Asterisk keeps that while we are away
         self._given_back: WeakSet[CallSession] = WeakSet()  # calls that nobody had begun with
         self._looking: asyncio.Task[None] | None = None
@@ -144,6 +151,10 @@ class Hub:
     def connected(self) -> bool:
         """Events come of every app there is to serve, if any."""
         return not self._takers or (self._web.hear and not self.waiting)
+
+    def hears(self, app: str) -> bool:
+        """Events of the app come from here."""
+        return self._web.hears(app)
 
     @property
     def taken(self) -> set[str]:
@@ -240,6 +251,8 @@ class Hub:
         if self._looking is not None:
             self._looking.cancel()
         connected = self._web.hear
+        for channel in list(self._parting):
+            self._part(channel)
         if self._tasks and connected:  # what is left of ended calls is being removed
             await asyncio.wait(set(self._tasks), timeout=END_TIMEOUT)
         await self._web.close()
@@ -321,8 +334,9 @@ class Hub:
                 case lifecycle.Delete(call_id, reason):
                     self._delete(call_id, reason)
                 case lifecycle.Look(call_id):
-                    looked = partial(self._looked, call_id)
-                    self._sender.send_and_read(requests.channel(call_id), looked)
+                    channel = self._channel_of(call_id)
+                    looked = partial(self._looked, call_id, channel)
+                    self._sender.send_and_read(requests.channel(channel), looked)
                 case lifecycle.Gone(call_id):
                     if session := self.sessions.get(call_id):
                         session.post(session.gone)
@@ -336,24 +350,29 @@ class Hub:
         if self.siblings and sending is None and unsure:
             self._spawn(self._delete_ours(call_id, reason))
         elif sending is None:
-            self._sender.send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
+            self._send_delete(call_id, reason)
         else:  # a DELETE over the websocket overtakes a POST over HTTP, and its 404 would be believed
             sending.add_done_callback(lambda _: self._delete(call_id, reason))
 
     async def _delete_ours(self, call_id: str, reason: str) -> None:
         """End it, unless another worker has it by now."""
-        answer = await self._sender.insist(requests.channel(call_id))
+        answer = await self._sender.insist(requests.channel(self._channel_of(call_id)))
         if answer is not None and answer.status == 200:
             with suppress(AriError):  # then it is ended: none may stay up with nobody
                 await self._unless_moved(answer.body)
         if call_id in self.sessions:
-            self._sender.send(requests.hangup(call_id, reason), partial(self._deleted, call_id))
+            self._send_delete(call_id, reason)
+
+    def _send_delete(self, call_id: str, reason: str) -> None:
+        channel = self._channel_of(call_id)
+        self._sender.send(requests.hangup(channel, reason), partial(self._deleted, call_id, channel))
 
     async def _look_for_ends(self) -> None:
         before: set[str] = set()
         while True:
             await asyncio.sleep(END_LOOK)
-            ending = {call.call_id for call in self.table.live.values() if call.state is State.ENDING}
+            calls = self.table.live.values()
+            ending = {call.call_id for call in calls if call.state is State.ENDING and not call.looking}
             for call_id in before & ending:
                 self._feed(call_id, lifecycle.Doubted())
             before = ending
@@ -363,6 +382,8 @@ class Hub:
         self._followed.discard(ended.call_id)
         if session is None:
             return
+        if session.channel_id != session.id:
+            self._calls = {channel: call for channel, call in self._calls.items() if call != session.id}
         for aux in self.aux.disown(ended.call_id):
             self._sweep(aux)
         self.journal.write(
@@ -444,15 +465,20 @@ class Hub:
         """Its originate is answered, and its events may have been lost before that."""
         self._feed(call_id, lifecycle.Doubted())
 
-    def _deleted(self, call_id: str, answer: Answer) -> None:
+    def _deleted(self, call_id: str, channel: str, answer: Answer) -> None:
         if answer.status == 404:
-            self._feed(call_id, lifecycle.Missing())
+            self._missed(call_id, channel)
 
-    def _looked(self, call_id: str, answer: Answer) -> None:
+    def _looked(self, call_id: str, channel: str, answer: Answer) -> None:
         if answer.status == 404:
-            self._feed(call_id, lifecycle.Missing())
+            self._missed(call_id, channel)
         else:
             self._present(call_id, answer.body if answer.status == 200 else {})
+
+    def _missed(self, call_id: str, channel: str) -> None:
+        """Asterisk has no such channel; the call may have another by now."""
+        same = channel == self._channel_of(call_id)
+        self._feed(call_id, lifecycle.Missing() if same else lifecycle.Doubted())
 
     def _present(self, call_id: str, channel: Mapping[str, Any]) -> None:
         """Asterisk has it. One that was to leave, and is still in the app, was never sent on. One that has
@@ -468,7 +494,7 @@ class Hub:
         if line_of(channel) != session.line:  # it has come back, over another one
             return
         if session in self._given_back:
-            self._spawn(self.places.to_fallback(call_id, session.tenant))
+            self._spawn(self.places.to_fallback(session.channel_id, session.tenant))
         else:
             self._feed(call_id, lifecycle.Stayed())
 
@@ -477,7 +503,7 @@ class Hub:
         if not self.siblings:  # it is a question for each call
             return
         for channel, app, _ in await self.places.of(channels):
-            session = self.sessions.get(channel["id"])
+            session = self.call_of(channel["id"])
             if session is None or app == session.app or app in self._web.registered:
                 continue
             if line_of(channel) != session.line:  # it has come there by itself
@@ -492,7 +518,9 @@ class Hub:
             self._followed.add(call_id)
 
     def _subscription(self, session: CallSession) -> Request:
-        return requests.subscribe(session.app, [f"channel:{session.id}"], many=len(self.sessions) > MANY)
+        return requests.subscribe(
+            session.app, [f"channel:{session.channel_id}"], many=len(self.sessions) > MANY
+        )
 
     async def has(self, feature: Feature) -> bool:
         """This Asterisk has it, by its version; one that does not tell its version has it. From whatever
@@ -536,17 +564,43 @@ class Hub:
             self.aux.entered(call_id)
         elif event["application"] in self._web.taken:
             pass  # told late: who has the app now finds it there
-        elif call_id in self.sessions:
-            self._arrived(event["application"], channel, event["args"])
-        elif self.table.known(call_id):
+        elif "replace_channel" in event:
+            self._replaced(event["replace_channel"]["id"], channel)
+        elif (session := self.call_of(call_id)) is not None:
+            self._arrived(session, event["application"], channel, event["args"])
+        elif self._knows(call_id):
             self._feed(call_id, lifecycle.Started())  # believed to be over; the table knows what to do
         else:
             self._begin(event["application"], channel, event["args"])
 
-    def _arrived(self, app: str, channel: Mapping[str, Any], args: list[str]) -> None:
+    def _replaced(self, before: str, channel: Mapping[str, Any]) -> None:
+        """The far side has transferred a call to somebody else by itself (REFER), and its place, in whatever
+        bridge, is another channel's from now on: it is the call, which goes on. The one before would stay in
+        the app until the far side ends it."""
+        session = self.call_of(before)
+        if session is None:  # it ended meanwhile
+            self._part(channel["id"])
+            return
+        self._parting[before] = self.loop.call_later(PARTING, self._part, before)
+        self._calls[before] = self._calls[channel["id"]] = session.id
+        session.replaced(channel)
+        self._followed.discard(session.id)
+        self._sender.send(self._subscription(session), partial(self._subscribed, session.id))
+        to = _EXTENSION.match(channel["name"])
+        self.journal.write("transferred", session.told, to=to[1] if to else "")
+        if self.table.live[session.id].state is State.ENDING:
+            self._delete(session.id, "normal")
+
+    def _part(self, channel: str) -> None:
+        """End a channel that is no call any more."""
+        timer = self._parting.pop(channel, None)
+        if timer is not None:
+            timer.cancel()
+        self._spawn(self._sender.insist(requests.hangup(channel, "normal")))
+
+    def _arrived(self, session: CallSession, app: str, channel: Mapping[str, Any], args: list[str]) -> None:
         """A call that is known here is in an app: it was answered, or the dialplan has brought it there, to
         the tenant whose call it is or to another."""
-        session = self.sessions[channel["id"]]
         taker, rest = self._taker(app, args)
         mine = taker is None or taker.tenant == session.tenant if session.tenant else app == session.app
         away = self.table.live[session.id].away
@@ -554,7 +608,7 @@ class Hub:
             self._feed(session.id, lifecycle.WentOn(app))
             self._begin(app, channel, args)
         elif away and session.attended is False and taker is not None and taker.blocked:
-            self._spawn(self.places.to_fallback(session.id, session.tenant))  # nobody has it, nor can
+            self._spawn(self.places.to_fallback(channel["id"], session.tenant))  # nobody has it, nor can
         else:
             self._given_back.discard(session)
             self._feed(session.id, lifecycle.Started())
@@ -643,7 +697,7 @@ class Hub:
             if session.came_to(taker) and session.claim():
                 self._given_back.add(session)
                 self._feed(session.id, lifecycle.Continue())
-                self._spawn(self.places.to_fallback(session.id, taker.tenant))
+                self._spawn(self.places.to_fallback(session.channel_id, taker.tenant))
 
     async def _hand_on(self, place: Place, slug: str | None) -> None:
         """A call we take no more: another worker gets it as it came, else the fallback."""
@@ -655,37 +709,51 @@ class Hub:
                 return
         await self.places.to_fallback(place.channel["id"], slug)
 
+    def call_of(self, channel: str) -> CallSession | None:
+        """The call that is this channel now."""
+        session = self.sessions.get(self._calls.get(channel, channel))
+        return session if session is None or session.channel_id == channel else None
+
+    def _channel_of(self, call_id: str) -> str:
+        """The channel that is this call now."""
+        session = self.sessions.get(call_id)
+        return call_id if session is None else session.channel_id
+
+    def _knows(self, channel: str) -> bool:
+        """It is a call here, or was one."""
+        return channel in self._calls or self.table.known(channel)
+
     def _on_end(self, event: Any) -> None:
-        call_id = event["channel"]["id"]
-        if call_id in self.sessions:
-            self._feed(call_id, lifecycle.LeftStasis())
+        session = self.call_of(event["channel"]["id"])
+        if session is not None:
+            self._feed(session.id, lifecycle.LeftStasis())
 
     def _on_hangup_request(self, event: Any) -> None:
-        call_id = event["channel"]["id"]
-        if call_id in self.sessions:
+        session = self.call_of(event["channel"]["id"])
+        if session is not None:
             cause, tech = event.get("cause", 0), event.get("tech_cause", 0)
-            self._feed(call_id, lifecycle.HangupRequested(cause, tech, bool(event.get("soft"))))
+            self._feed(session.id, lifecycle.HangupRequested(cause, tech, bool(event.get("soft"))))
 
     def _on_destroyed(self, event: Any) -> None:
-        call_id = event["channel"]["id"]
-        if call_id in self.sessions:
-            self._feed(call_id, lifecycle.Destroyed(event.get("cause", 0), event.get("tech_cause", 0)))
+        session = self.call_of(event["channel"]["id"])
+        if session is not None:
+            self._feed(session.id, lifecycle.Destroyed(event.get("cause", 0), event.get("tech_cause", 0)))
         else:
             self.aux.destroyed(event)
 
     def _on_dial(self, event: Any) -> None:
-        peer = event["peer"]["id"]
-        if peer in self.sessions:
-            self._feed(peer, lifecycle.Dialled(event["dialstatus"]))
+        called = self.call_of(event["peer"]["id"])
+        if called is not None:
+            self._feed(called.id, lifecycle.Dialled(event["dialstatus"]))
             if event.get("forward"):  # the other side asked to call somebody else (SIP 302)
-                self._feed(peer, lifecycle.HangupRequested(REDIRECTED))
-        caller = self.sessions.get((event.get("caller") or {}).get("id", ""))
+                self._feed(called.id, lifecycle.HangupRequested(REDIRECTED))
+        caller = self.call_of((event.get("caller") or {}).get("id", ""))
         if caller is not None:
             caller.deliver(event)  # somebody was dialled for it: an agent of its queue
 
     def _on_state(self, event: Any) -> None:
         channel = event["channel"]
-        session = self.sessions.get(channel["id"])
+        session = self.call_of(channel["id"])
         if session is not None and channel["state"] == "Up":
             self.answered(session)
 
@@ -708,12 +776,12 @@ class Hub:
         if event["eventname"] == WORD:
             self._web.heard(event["application"])
             return
-        session = self.sessions.get(event["channel"]["id"])
+        session = self.call_of(event["channel"]["id"])
         if session is not None:
             session.deliver(event)
 
     def _on_digit(self, event: Any) -> None:
-        session = self.sessions.get(event["channel"]["id"])
+        session = self.call_of(event["channel"]["id"])
         # Another app of ours may hear them too; and what is pressed in the dialplan is not for the handler.
         mine = session is not None and event["application"] == session.app
         if session is not None and mine and not self.table.live[session.id].away:
@@ -724,7 +792,7 @@ class Hub:
         """Playbacks and recordings name what they belong to as ``channel:ID`` or ``bridge:ID``."""
         thing = event["playback"] if "playback" in event else event["recording"]
         target = thing["target_uri"].partition(":")[2]
-        session = self.aux.call_of(target)
+        session = self.aux.call_of(self._calls.get(target, target))
         if session is not None:
             session.deliver(event)
 
@@ -761,16 +829,16 @@ class Hub:
         await self.ari.ask_all([self._subscription(s) for s in live if s.id not in self._followed])
         sending = dict(self._sending)  # as it is before the list: it may be made, and answered, after that
         channels = {row["id"]: row for row in await self.ari.request(requests.channels())}
-        await self._unless_moved(*(channels[s.id] for s in live if s.id in channels))
+        await self._unless_moved(*(channels[s.channel_id] for s in live if s.channel_id in channels))
         for session in live:
             if session.id in sending:
                 sending[session.id].add_done_callback(partial(self._doubt, session.id))
-            elif session.id in channels:
-                self._present(session.id, channels[session.id])
+            elif session.channel_id in channels:
+                self._present(session.id, channels[session.channel_id])
                 session.post(session.resync)
             else:
                 self._feed(session.id, lifecycle.Lost())
-        await self._come_back([channels[s.id] for s in live if s.id in channels])
+        await self._come_back([channels[s.channel_id] for s in live if s.channel_id in channels])
         await self._find(channels.values(), adopting=adopting)
         self._web.unheard = False
         await self.places.ask_each(
@@ -781,23 +849,24 @@ class Hub:
 
     async def _come_back(self, channels: Iterable[Mapping[str, Any]]) -> None:
         """Calls of ours whose StasisStart was lost: they were answered, or came back from the dialplan."""
-        for place in await self.places.of(row for row in channels if self._may_come(row["id"])):
-            if place.app in self._web.registered and self._may_come(place.channel["id"]):
-                self._arrived(place.app, place.channel, place.args)
+        for place in await self.places.of(row for row in channels if self._may_come(self.call_of(row["id"]))):
+            session = self.call_of(place.channel["id"])
+            if session is not None and place.app in self._web.registered and self._may_come(session):
+                self._arrived(session, place.app, place.channel, place.args)
 
-    def _may_come(self, call_id: str) -> bool:
-        known = self.table.live.get(call_id)
+    def _may_come(self, session: CallSession | None) -> bool:
+        known = self.table.live.get(session.id) if session is not None else None
         return known is not None and (known.away or known.visits == 0)
 
     async def _find(self, channels: Iterable[Mapping[str, Any]], *, adopting: bool) -> None:
         """Take those of these channels that are in our apps and that nobody here knows, and end those that a
         call had of its own. Raises AriError. What Asterisk does not answer for is looked for again later."""
-        strange = {row["id"]: row for row in channels if is_inside(row) and not self.table.known(row["id"])}
+        strange = {row["id"]: row for row in channels if is_inside(row) and not self._knows(row["id"])}
         places = await self.places.of(strange.values())
         strays = []
         for place in places:
             call_id = place.channel["id"]
-            if place.app not in self._web.registered or self.table.known(call_id):
+            if place.app not in self._web.registered or self._knows(call_id):
                 continue
             if not is_auxiliary(call_id):
                 self._found(*place, adopting=adopting)

@@ -67,6 +67,7 @@ class Journal:
                 log.exception("an event could not be told: %s", event)
 
 
+FOREIGN: Final = ("error", "detail")  # fields with words of a handler's exception
 WAITING_MAX: Final = 50_000  # events that wait for a slow disk or reader: some seconds of a full Asterisk
 FLUSH: Final = 2.0  # seconds for them at the end
 
@@ -76,12 +77,13 @@ class JsonLines:
 
     A thread writes, so that a full disk or a reader that sleeps holds up no call. What cannot be written is
     lost, and the log says so and how many. A line that was written in part is finished later; in another
-    file, or by another process, a new one begins. Raises OSError when the file cannot be opened: ENXIO when
-    it is a pipe that nobody reads.
+    file, or by another process, a new one begins. ``clean`` takes the secrets out of what a handler has said.
+    Raises OSError when the file cannot be opened: ENXIO when it is a pipe that nobody reads.
     """
 
     def __init__(self, place: str) -> None:
         self.place = place
+        self.clean: Callable[[str], str] = str
         self._file = self._open()
         self._events: Queue[Mapping[str, Any] | None] = Queue(WAITING_MAX)  # None wakes the thread only
         self._rest = _line_end(self._file, place)  # what is to be written next
@@ -131,7 +133,7 @@ class JsonLines:
             if self._moved:
                 self._moved = False
                 self._reopen()
-            self._write(b"" if event is None else _line(event))
+            self._write(b"" if event is None else _line(event, self.clean))
         os.close(self._file)
 
     def _write(self, line: bytes) -> None:
@@ -170,9 +172,10 @@ class JsonLines:
         self._rest = _line_end(new, self.place) + (self._begun if self._rest.strip() else b"")
 
 
-def _line(event: Mapping[str, Any]) -> bytes:
+def _line(event: Mapping[str, Any], clean: Callable[[str], str]) -> bytes:
     """b"" when it cannot be told: a handler may have given its call a number that is none."""
     try:
+        event = {**event, **{key: clean(event[key]) for key in FOREIGN if key in event}}
         # What is no Unicode, of a file's name in a handler's error, say, is escaped as JSON has it.
         text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
         return text.encode(errors="backslashreplace") + b"\n"

@@ -116,6 +116,13 @@ class _Writer(logging.Handler):
         """None: who waits for room would hold up everybody."""
         self.lock = None
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As logging's own, which needs a lock from Python 3.13 on."""
+        kept = bool(self.filter(record))
+        if kept:
+            self.emit(record)
+        return kept
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self.write(self.format(record))
@@ -169,6 +176,7 @@ class Log:
     def __init__(self, writer: _Writer, redact: _Redact, form: logging.Formatter, level: int) -> None:
         self._writer, self._redact, self._form, self._level = writer, redact, form, level
         self.say = writer.write  # a line as it is
+        self.clean = redact.clean  # a text without the secrets
         self._before = threading.excepthook, sys.unraisablehook
         threading.excepthook, sys.unraisablehook = _thread_failed, _left_unsaid
         logging.captureWarnings(True)

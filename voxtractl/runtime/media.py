@@ -175,10 +175,11 @@ class Media:
                 if rate not in (None, self._leg.rate):
                     raise MediaFailed(
                         f"the call's sound is open at {self._leg.rate} Hz",
-                        call=self._channel.id,
+                        call=self._channel.call_id,
                         hint="close that leg first",
                     )
                 return self._leg
+            self._channel.must_be_here("audio_stream")
             channel, leg = await self._open(rate or RATE, "audio_stream")
             try:
                 bridge = await self._bridge()
@@ -213,7 +214,7 @@ class Media:
         try:
             channel, leg = await open_leg(
                 self._channel.hub,
-                self._channel.id,
+                self._channel.call_id,
                 self._app,
                 rate=rate,
                 transport=self._taker.media,

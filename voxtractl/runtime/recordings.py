@@ -79,7 +79,7 @@ class Recordings:
         self._channel.check("record_start")
         name = name or f"{self._prefix}-{self._begun}"
         if name in self._running:
-            raise MediaFailed(f"{name} is being recorded already", call=self._channel.id)
+            raise MediaFailed(f"{name} is being recorded already", call=self._channel.call_id)
         if direction not in ("both", "in", "out"):
             raise UsageFault(f"record_start takes the direction both, in or out, not {direction!r}")
         self._begun += 1
@@ -121,7 +121,7 @@ class Recordings:
             await channel.unless_gone("record_start")
             raise MediaFailed(
                 f"Asterisk does not record {name}: {answer.message}",
-                call=channel.id,
+                call=channel.call_id,
                 hint="is the name taken? does its folder exist, and may Asterisk write there?",
             )
 
@@ -162,7 +162,7 @@ class Recordings:
         channel = self._channel
         name = self.last if name is None else name
         if name is None or name not in self._running:
-            raise MediaFailed("nothing is being recorded", call=channel.id)
+            raise MediaFailed("nothing is being recorded", call=channel.call_id)
         recording = self._running.pop(name)
         try:
             if recording.leg is not None:
@@ -173,7 +173,7 @@ class Recordings:
                     await self._end(requests.stop_recording(name), name, recording.done)
                 return await recording.done
         except TimeoutError:
-            raise MediaFailed(f"Asterisk did not end the recording {name}", call=channel.id) from None
+            raise MediaFailed(f"Asterisk did not end the recording {name}", call=channel.call_id) from None
         finally:
             self._stopping.pop(name, None)
             if recording.channel is not None:
@@ -189,7 +189,7 @@ class Recordings:
             return
         if failed:
             why = recording.get("cause", "")
-            found.done.set_exception(MediaFailed(f"{name}: {why}", call=self._channel.id))
+            found.done.set_exception(MediaFailed(f"{name}: {why}", call=self._channel.call_id))
         else:
             found.done.set_result(Recorded(name, found.format, float(recording.get("duration", 0))))
         if found.channel is not None and name in self._running:  # it ended by itself

@@ -80,8 +80,8 @@ class Queued(NamedTuple):
 
 
 class CallSession:
-    """``id`` is Asterisk's channel id. ``called_number`` is the DID, ``caller_number`` who calls (or is
-    called).
+    """``id`` is the id of the call's first channel, and as a rule its only one. ``called_number`` is the DID,
+    ``caller_number`` who calls (or is called).
 
     ``args`` are the Stasis arguments without tenant. ``metadata`` begins as a copy of the route's; the
     handler may keep there what it likes.
@@ -154,6 +154,12 @@ class CallSession:
     def __repr__(self) -> str:
         return f"<CallSession {self.id} {self.direction} {self.caller_number} → {self.called_number}>"
 
+    @property
+    def channel_id(self) -> str:
+        """Asterisk's channel that the call has now: another one when the far side has transferred the call to
+        somebody else by itself (REFER)."""
+        return self._channel.id
+
     def has(self, channel: Channel) -> bool:
         """It is this one's; for the hub."""
         return self._channel is channel
@@ -225,7 +231,7 @@ class CallSession:
             await self._answered_by_them()
             return
         await self._sounds.until_quiet("answer")
-        await self._channel.command(requests.answer(self.id, first=self._channel.untouched), "answer")
+        await self._channel.command(requests.answer(self.channel_id, first=self._channel.untouched), "answer")
         self._hub.answered(self)
 
     @property
@@ -369,7 +375,7 @@ class CallSession:
         """Send digits to the other side; ``between`` and ``duration`` in milliseconds. Returns when they have
         been sent; ``w`` is a pause of half a second, ``W`` of a second."""
         await self._channel.command(
-            requests.dtmf(self.id, digits, between=between, duration=duration), "send_dtmf"
+            requests.dtmf(self.channel_id, digits, between=between, duration=duration), "send_dtmf"
         )
         pauses = digits.count("w") * 0.5 + digits.count("W")
         keys = len(digits) - digits.count("w") - digits.count("W")
@@ -398,21 +404,21 @@ class CallSession:
 
     async def ring(self) -> None:
         """Let the caller hear ringing, before the call is answered."""
-        await self._in_turn(requests.ring(self.id), "ring")
+        await self._in_turn(requests.ring(self.channel_id), "ring")
 
     async def ring_stop(self) -> None:
-        await self._in_turn(requests.ring_stop(self.id), "ring_stop")
+        await self._in_turn(requests.ring_stop(self.channel_id), "ring_stop")
 
     async def hold(self, moh_class: str | None = None) -> None:
         """Music on hold for the other side; ``moh_class`` is a class of musiconhold.conf. A sound that is
         played meanwhile is heard in its place, and the music again when it has ended."""
         self._held, self._music = True, moh_class  # also when it is given up: Asterisk may have done it
-        await self._in_turn(requests.moh_start(self.id, moh_class), "hold")
+        await self._in_turn(requests.moh_start(self.channel_id, moh_class), "hold")
 
     async def unhold(self) -> None:
         held, self._held = self._held, False
         try:
-            await self._in_turn(requests.moh_stop(self.id), "unhold")
+            await self._in_turn(requests.moh_stop(self.channel_id), "unhold")
         except BaseException:
             self._held = held
             raise
@@ -421,14 +427,14 @@ class CallSession:
         """A sound has ended, and with it the music, which Asterisk does not begin again."""
         connected = self._channel.other is not None
         if self._held and self._sounds.quiet and self._home.is_set() and not connected and not self.is_gone:
-            await self._channel.in_turn(self._hub.ask(requests.moh_start(self.id, self._music)))
+            await self._channel.in_turn(self._hub.ask(requests.moh_start(self.channel_id, self._music)))
 
     async def mute(self, direction: str = "both") -> None:
         """Silence what comes from (``in``), goes to (``out``) the other side, or ``both``."""
-        await self._in_turn(requests.mute(self.id, direction), "mute")
+        await self._in_turn(requests.mute(self.channel_id, direction), "mute")
 
     async def unmute(self, direction: str = "both") -> None:
-        await self._in_turn(requests.unmute(self.id, direction), "unmute")
+        await self._in_turn(requests.unmute(self.channel_id, direction), "unmute")
 
     async def _in_turn(self, request: requests.Request, op: str) -> None:
         await self._channel.in_turn(self._channel.command(request, op))
@@ -436,7 +442,7 @@ class CallSession:
     async def get_variable(self, name: str) -> str:
         """A channel variable or function; "" when it is not set."""
         answer = await self._channel.command(
-            requests.get_variable(self.id, name), "get_variable", unless=requests.NOT_SET
+            requests.get_variable(self.channel_id, name), "get_variable", unless=requests.NOT_SET
         )
         return "" if answer.status == 404 else str(answer.body["value"])
 
@@ -448,7 +454,7 @@ class CallSession:
         """
         ((key, text),) = requests.variables({name: value}).items()
         await self._sounds.until_quiet("set_variable")
-        await self._channel.command(requests.set_variable(self.id, key, text), "set_variable")
+        await self._channel.command(requests.set_variable(self.channel_id, key, text), "set_variable")
 
     # --- leaving ----------------------------------------------------------------------------------------
 
@@ -468,10 +474,10 @@ class CallSession:
     ) -> None:
         """Send it into the dialplan. ``attended`` says whether somebody waits for it to come back."""
         op = "continue_in_dialplan"
-        request = requests.continue_in_dialplan(self.id, context, extension, priority)
+        request = requests.continue_in_dialplan(self.channel_id, context, extension, priority)
         self._channel.check(op)
         self._channel.must_be_alone(op)
-        if not await self._hub.places.exists(self.id, context, extension, priority):
+        if not await self._hub.places.exists(self.channel_id, context, extension, priority):
             await self._channel.unless_gone(op)
             place = f"{context},{extension},{priority}"
             raise CallError(f"the dialplan has no {place}", call=self.id, hint="dialplan show")
@@ -522,6 +528,7 @@ class CallSession:
         dialplan of your own brings it there; ``wait=False`` returns when the caller is in the queue. The
         status is also in ``queue_status`` and in the event call_ended.
         """
+        self._channel.must_be_here("transfer_to_queue")
         # With __ every channel that is made for this one has it too.
         told = {f"__VOXTRA_{key}".upper(): str(value) for key, value in (metadata or {}).items()}
         known = requests.variables({**told, **(variables or {})})
@@ -567,7 +574,7 @@ class CallSession:
             if not slug or not naming.SLUG.fullmatch(slug):
                 continue
             context = naming.queues_context(slug)
-            if _WORD.issuperset(queue) and await self._hub.places.exists(self.id, context, queue):
+            if _WORD.issuperset(queue) and await self._hub.places.exists(self.channel_id, context, queue):
                 return context, queue
         await self._channel.unless_gone("transfer_to_queue")
         raise QueueUnknown(
@@ -584,6 +591,7 @@ class CallSession:
         """
         self._channel.check("transfer")
         self._channel.must_be_alone("transfer")
+        self._channel.must_be_here("transfer")
         await (self.play_tone("ring") if self.is_up else self.ring())
         self._doing = CallState.TRANSFERRING
         try:
@@ -628,7 +636,7 @@ class CallSession:
                 raise UsageFault(
                     "transfer to a number needs a context", hint='transfer("+265…", context="…")'
                 )
-            if not await self._hub.places.exists(self.id, where, to):
+            if not await self._hub.places.exists(self.channel_id, where, to):
                 await self._channel.unless_gone("consult")
                 raise CallError(
                     f"{where} does not let this call dial {to}", call=self.id, hint="outbound.allow"
@@ -657,8 +665,9 @@ class CallSession:
         self._channel.check(op)
         if other.is_gone or other._is_coming or other is self or other._hub is not self._hub:
             raise self._not_here(other)
-        self._channel.must_be_alone(op)
-        other._channel.must_be_alone(op)
+        for channel in (self._channel, other._channel):
+            channel.must_be_alone(op)
+            channel.must_be_here(op)
         one, two = self._channel, other._channel
         one.other, two.other = two, one
         try:
@@ -690,7 +699,8 @@ class CallSession:
     async def _until_one_ends(self, other: "CallSession") -> str:
         """Both in a bridge until one hangs up; returns it. When that fails, or is given up, both are as they
         were."""
-        joining = asyncio.ensure_future(self._hub.aux.open_bridge(self.id, [self.id, other.id]))
+        both = [self.channel_id, other.channel_id]
+        joining = asyncio.ensure_future(self._hub.aux.open_bridge(self.id, both))
         ends = [asyncio.ensure_future(self.wait_ended()), asyncio.ensure_future(other.wait_ended())]
         try:
             bridge = await asyncio.shield(joining)
@@ -728,7 +738,8 @@ class CallSession:
                 own = call._channel.bridge
                 if own is not None and not call.is_gone:
                     with suppress(CallEnded):
-                        await call._channel.command(requests.add_to_bridge(own, [call.id]), "bridge_with")
+                        back = requests.add_to_bridge(own, [call.channel_id])
+                        await call._channel.command(back, "bridge_with")
         finally:
             with suppress(AriError, CallEnded):  # then there is none
                 await self._hub.aux.remove(joining.result())
@@ -900,6 +911,12 @@ class CallSession:
             self.called_number = self.args[0]
         self._claim = Lock()
         self._taker.take(self)
+
+    def replaced(self, channel: Mapping[str, Any]) -> None:
+        """Another channel has its place; from the hub's loop, so that whatever comes next is asked of this
+        one."""
+        self._channel.id = channel["id"]
+        self.line = line_of(channel)
 
     def gone(self) -> None:
         """The first sign that the other side is gone: every wait ends now."""

@@ -66,7 +66,7 @@ class Sounds:
             if uri.partition(":")[0] not in SCHEMES or not uri.partition(":")[2]:
                 raise MediaFailed(
                     f"{op}: Asterisk cannot play {uri!r}",
-                    call=channel.id,
+                    call=channel.call_id,
                     hint=f"one of {', '.join(sorted(SCHEMES))}",
                 )
         if not media:
@@ -126,7 +126,7 @@ class Sounds:
         finally:
             self._forget(playback, media)
         if status == "failed":
-            log.error("%s: Asterisk could not play %s (call %s)", op, ", ".join(media), self._channel.id)
+            log.error("%s: Asterisk could not play %s (call %s)", op, ", ".join(media), self._channel.call_id)
             self._channel.write("playback_failed", media=", ".join(media))
         return Played(media[-1], status)
 
@@ -163,7 +163,7 @@ class Sounds:
             self._silent(playback)
         elif answer.status >= 300 and not channel.is_gone:
             log.warning(
-                "call %s: Asterisk does not stop %s: %s", channel.id, ", ".join(media), answer.message
+                "call %s: Asterisk does not stop %s: %s", channel.call_id, ", ".join(media), answer.message
             )
 
     async def until_quiet(self, op: str, *, at_once: bool = False, leaving: bool = False) -> None:
@@ -232,10 +232,10 @@ class Sounds:
             del self._playing[playback]
 
 
-def tone_of(call_id: str) -> str:
+def tone_of(channel_id: str) -> str:
     """The id of the tone that a call hears. A tone has no end, and holds up what else is done with the call:
     whoever has the call after us must be able to stop it."""
-    return f"vx-tone-{call_id}"
+    return f"vx-tone-{channel_id}"
 
 
 def _is_tone(media: Sequence[str]) -> bool:

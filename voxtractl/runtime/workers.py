@@ -167,7 +167,7 @@ class Workers:
             channels = await self._hub.ari.request(requests.channels())
             await self._tidy(channels, set(theirs))
             calls = [
-                row for row in channels if not is_auxiliary(row["id"]) and row["id"] not in self._hub.sessions
+                row for row in channels if not is_auxiliary(row["id"]) and not self._hub.call_of(row["id"])
             ]
             for place in await self._hub.places.of(calls):
                 call_id = place.channel["id"]

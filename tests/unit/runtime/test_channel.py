@@ -15,6 +15,7 @@ from voxtractl.errors import AriError, AriUnreachable, CallEnded, CallError
 from voxtractl.runtime import lifecycle
 from voxtractl.runtime.channel import Channel
 from voxtractl.runtime.journal import Journal
+from voxtractl.runtime.lifecycle import CallTable
 
 ANSWER = requests.answer("call")
 HERE, NOT_HERE = Answer(200, {"id": "call"}), Answer(404, {"message": "Channel not found"})
@@ -28,6 +29,7 @@ class Node:
         self.asked: list[str] = []
         self.told: list[lifecycle.Signal] = []
         self.journal = Journal()
+        self.table = CallTable()
         self.ari = ARIClient("http://pbx", "", "")
         self.on_ask: Callable[[], object] = lambda: None
 

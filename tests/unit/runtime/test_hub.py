@@ -66,6 +66,65 @@ async def test_a_digit_counts_once_and_not_while_the_call_is_in_the_dialplan() -
     await hub.stop()
 
 
+def replaced(before: str, by: str) -> dict[str, Any]:
+    """The far side has transferred the call: another channel gets the place of one."""
+    channel = {**started()["channel"], "id": by, "name": "Local/+265999000002@from-trunk-00000001;1"}
+    return {**started(), "args": [], "channel": channel, "replace_channel": {"id": before}}
+
+
+def ended(asterisk: Asterisk) -> list[str]:
+    """The channels it was told to end."""
+    asked = [request for request in asterisk.asked if request.method == "DELETE"]
+    return [request.path.removeprefix("/channels/") for request in asked if "/channels/" in request.path]
+
+
+async def test_a_call_goes_on_over_the_channel_that_replaces_its_own() -> None:
+    asterisk, hub, told = await served()
+    for before, by in (("call", "second"), ("second", "third")):
+        hub._on_event(replaced(before, by))  # type: ignore[arg-type]
+        for kind in ("ChannelHangupRequest", "StasisEnd", "ChannelDestroyed"):
+            hub._on_event({**of_call(kind), "channel": {"id": before}})  # type: ignore[arg-type]
+        assert hub.table.live["call"].state is State.UP
+        assert hub.call_of(before) is None
+        assert hub.call_of(by) is hub.sessions["call"]
+    hub._on_event(of_call("ChannelDtmfReceived", digit="1") | {"channel": {"id": "third"}})  # type: ignore[arg-type]
+    asterisk.channels = [in_stasis("third"), in_stasis("second")]  # this one's telephone is slow to hang up
+    await hub._resync(adopting=False)
+    assert hub.sessions.keys() == {"call"}
+    assert [event["event"] for event in told[1:]] == ["transferred", "transferred", "dtmf"]
+    assert {event["call_id"] for event in told} == {"call"}
+    assert told[1]["to"] == "+265999000002"
+    hub.feed("call", lifecycle.HangUp(lifecycle.EndedBy.HANDLER, "normal"))
+    await until(lambda: ended(asterisk) == ["third"])
+    hub._on_event({**of_call("ChannelDestroyed", cause=17), "channel": {"id": "third"}})  # type: ignore[arg-type]
+    assert (told[-1]["event"], told[-1]["cause"]) == ("call_ended", 17)
+    assert hub._calls == {}
+    await hub.stop()
+    assert sorted(ended(asterisk)) == ["call", "second", "third"]
+    assert hub._parting == {}
+
+
+async def test_a_channel_that_replaces_one_of_a_call_that_is_over_is_ended() -> None:
+    asterisk, hub, told = await served()
+    hub._on_event(of_call("ChannelHangupRequest", cause=16))  # type: ignore[arg-type]
+    hub._on_event(replaced("call", "second"))  # type: ignore[arg-type]
+    await until(lambda: ended(asterisk) == ["second"])
+    hub._on_event({**of_call("ChannelDestroyed", cause=16), "channel": {"id": "second"}})  # type: ignore[arg-type]
+    assert told[-1]["event"] == "call_ended"
+    hub._on_event(replaced("call", "third"))  # type: ignore[arg-type]
+    await until(lambda: ended(asterisk)[-1] == "third")
+    assert [event["event"] for event in told].count("call_started") == 1
+    await hub.stop()
+
+
+async def test_a_channel_that_is_missed_while_it_is_replaced_is_not_the_end_of_the_call() -> None:
+    _, hub, _ = await served()
+    hub._on_event(replaced("call", "second"))  # type: ignore[arg-type]
+    hub._looked("call", "call", Answer(404))  # was asked before that
+    assert hub.table.live["call"].state is State.UP
+    await hub.stop()
+
+
 async def test_another_tenants_app_makes_it_that_tenants_call() -> None:
     _, hub, told = await served()
     leaves(hub)

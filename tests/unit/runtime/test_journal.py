@@ -85,10 +85,13 @@ def test_an_event_that_cannot_be_written_is_told_and_the_next_one_is_written(
     lines({"event": "call_started", "did": object()})
     lines({"event": "handler_failed", "error": "no file \udcff"})  # the name of a file that is not UTF-8
     lines({"event": "call_ended"})
+    lines.clean = lambda text: text.replace("secret", "****")
+    lines({"event": "call_ended", "did": "secret", "detail": "the secret"})  # a number is nobody's word
     lines.close()
     assert [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()] == [
         {"event": "handler_failed", "error": "no file \udcff"},
         {"event": "call_ended"},
+        {"event": "call_ended", "did": "secret", "detail": "the ****"},
     ]
     assert "could not be told: call_started" in caplog.text
 

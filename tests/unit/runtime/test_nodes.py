@@ -4,6 +4,7 @@ Asterisk that is a few lines. The real one: tests/live/test_run.py."""
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from voxtractl.errors import AppReplaced, AriAuthFailed, AriError, AriUnreachabl
 from voxtractl.runtime import supervisor as supervisor_module
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.places import MOVED
-from voxtractl.runtime.session import CallSession
+from voxtractl.runtime.session import NODE, CallSession
 from voxtractl.runtime.supervisor import Supervisor
 from voxtractl.runtime.workers import Worker
 from voxtractl.settings import Secret
@@ -224,6 +225,30 @@ async def test_a_new_tenant_is_served_where_it_can_be_and_where_it_cannot_when_t
         await until(lambda: one.apps == ["voxtra-acme", "voxtra-beta"])
         assert runs.hubs["one"].connected
     finally:
+        await runs.close()
+
+
+async def test_whoever_calls_outside_a_call_does_so_where_the_node_is_there(fleet: Fleet) -> None:
+    fleet.write(acme=SERVED)
+    runs = Supervisor(fleet.config)
+    await runs.start()
+    app = runs.served["acme"].app
+
+    def place() -> str | None:
+        return app._hub_here().journal.node
+
+    one, two = fleet.asterisks["one"], fleet.asterisks["two"]
+    try:
+        assert place() == "one"
+        one.error = away()
+        assert place() == "two"
+        for_call = copy_context()
+        for_call.run(NODE.set, "one")
+        assert for_call.run(place) == "one"  # its call is there
+        two.error = away()
+        assert place() == "one"  # whose error is told
+    finally:
+        one.error = two.error = None
         await runs.close()
 
 

@@ -6,6 +6,7 @@ import json
 import struct
 import traceback
 import wave
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from itertools import pairwise
@@ -192,6 +193,45 @@ async def test_one_connection_serves_one_prompt_after_another(server: Server, pr
     for _ in range(3):
         await all_of(provider)
     assert len(server.connections) == 1
+
+
+async def test_what_met_the_end_of_a_kept_connection_is_asked_once_more(
+    server: Server, provider: OpenAISpeech
+) -> None:
+    used = Counter[object]()
+
+    async def idle_no_longer(request: web.Request) -> web.StreamResponse:
+        """It serves each connection once; who asks again over it finds it closed."""
+        assert request.transport is not None
+        used[request.transport] += 1
+        if used[request.transport] > 1:
+            request.transport.abort()
+        if request.path.endswith("speech"):
+            return await sound(request)
+        return web.json_response({"text": UNDERSTOOD[1]})
+
+    server.answer = idle_no_longer
+    for _ in range(2):
+        assert await all_of(provider) == SOUND
+        assert await provider.transcribe(SOUND, 8000) == UNDERSTOOD[1]
+    assert list(used.values()) == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_a_server_that_closes_every_connection_is_not_asked_for_ever(
+    server: Server, provider: OpenAISpeech, before: int
+) -> None:
+    async def closes(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    for _ in range(before):
+        await all_of(provider)
+    server.answer = closes
+    with pytest.raises(SpeechUnavailable, match=r"the connection failed \(ServerDisconnectedError\)"):
+        await all_of(provider)
+    assert len(server.asked) == 1 + 2 * before
 
 
 async def test_a_prompt_that_is_left_in_the_middle_does_not_spoil_the_next(

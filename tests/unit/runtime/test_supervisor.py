@@ -56,7 +56,8 @@ async def test_what_fails_unforeseen_is_told_and_done_again(caplog: pytest.LogCa
 async def test_the_policy_of_event_loops_stays_what_it_was(tmp_path: Path) -> None:
     supervisor = Supervisor(tmp_path / "tenants.toml")
     before = asyncio.get_event_loop_policy()
-    uvloop.install()  # a handler file; its policy has no watcher for anybody's child processes
+    # As uvloop.install() in a handler file: this one has no watcher for anybody's child processes.
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     try:
         await supervisor._watch()
         assert asyncio.get_event_loop_policy() is before

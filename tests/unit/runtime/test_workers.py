@@ -94,6 +94,7 @@ class View:
     def __init__(self, node: Node) -> None:
         self.node, self.ari, self.places, self.draining = node, self, self, False
         self.sessions: dict[str, object] = {}
+        self.call_of = self.sessions.get
         self.journal = SimpleNamespace(node="lab")
         real = Places(self, ask=self.ask, insist=self.ask)  # type: ignore[arg-type]
         self.ask_each, self.bridges = real.ask_each, real.bridges

@@ -7,7 +7,8 @@ Kokoro).
 Raw PCM of this API is 24 kHz, signed 16-bit little endian, mono, unless its Content-Type says another
 ``rate``; a WAV says its rate itself. Whatever goes wrong is a SpeechUnavailable with the URL and the status.
 Answers of servers are never quoted: some repeat the key. Nothing is asked twice, because somebody is waiting
-on the line; redirects are not followed, because the key would be.
+on the line, but for what met the end of a kept connection: the server closed it as the request was on its
+way. Redirects are not followed, because the key would be.
 """
 
 import asyncio
@@ -16,8 +17,10 @@ import json
 import re
 import struct
 import wave
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final, Literal, NoReturn
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 from urllib.parse import urlsplit
 
 from voxtractl.audio.resample import Resampler
@@ -26,6 +29,8 @@ from voxtractl.runtime.speech.provider import Transcript
 from voxtractl.settings import Secret
 
 if TYPE_CHECKING:
+    from types import SimpleNamespace
+
     import aiohttp
 
 __all__ = ["OpenAISpeech"]
@@ -113,8 +118,7 @@ class OpenAISpeech:
             "response_format": self._format,
         }
         try:
-            async with self._client().post(url, json=body, allow_redirects=False) as answer:
-                self._check(url, answer)
+            async with self._post(url, lambda: {"json": body}) as answer:
                 reader, pace = _Sound(answer.headers.get("Content-Type", UNTYPED)), _Pace(self._timeout)
                 async for piece in answer.content.iter_chunked(PIECE):
                     pcm = reader.feed(piece)
@@ -141,17 +145,20 @@ class OpenAISpeech:
         import aiohttp
 
         url = f"{self.url}/audio/transcriptions"
-        form = aiohttp.FormData()
-        form.add_field("file", _wav(pcm, rate), filename="speech.wav", content_type="audio/wav")
-        form.add_field("model", self._model)
-        form.add_field("response_format", "json")
-        if self._language:
-            form.add_field("language", self._language)
+        file = _wav(pcm, rate)
+
+        def asked() -> dict[str, Any]:
+            form = aiohttp.FormData()  # good for once
+            form.add_field("file", file, filename="speech.wav", content_type="audio/wav")
+            form.add_field("model", self._model)
+            form.add_field("response_format", "json")
+            if self._language:
+                form.add_field("language", self._language)
+            return {"data": form, "timeout": aiohttp.ClientTimeout(total=self._timeout)}
+
         body, what = bytearray(), ""
-        times = aiohttp.ClientTimeout(total=self._timeout)
         try:
-            async with self._client().post(url, data=form, timeout=times, allow_redirects=False) as answer:
-                self._check(url, answer)
+            async with self._post(url, asked) as answer:
                 async for piece in answer.content.iter_any():
                     body += piece
                     if len(body) > ANSWER_MAX:
@@ -176,6 +183,25 @@ class OpenAISpeech:
 
     # --- both ---------------------------------------------------------------------------------------------
 
+    @asynccontextmanager
+    async def _post(
+        self, url: str, what: Callable[[], dict[str, Any]]
+    ) -> "AsyncIterator[aiohttp.ClientResponse]":
+        """A good answer. Raises SpeechUnavailable, aiohttp.ClientError, TimeoutError."""
+        import aiohttp
+
+        kept = {"kept": False}  # whether the connection is one that was used before
+        post = partial(self._client().post, url, allow_redirects=False, trace_request_ctx=kept)
+        try:
+            answer = await post(**what())
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if not kept["kept"]:
+                raise
+            answer = await post(**what())
+        async with answer:
+            self._check(url, answer)
+            yield answer
+
     def _client(self) -> "aiohttp.ClientSession":
         import aiohttp
 
@@ -183,7 +209,9 @@ class OpenAISpeech:
             headers = {"Authorization": f"Bearer {self._api_key.reveal()}"} if self._api_key else {}
             # No total: a long prompt is read as slowly as it is played.
             times = aiohttp.ClientTimeout(total=None, connect=self._timeout, sock_read=self._timeout)
-            self._session = aiohttp.ClientSession(headers=headers, timeout=times)
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_reuseconn.append(_kept)
+            self._session = aiohttp.ClientSession(headers=headers, timeout=times, trace_configs=[trace])
         return self._session
 
     def _check(self, url: str, answer: "aiohttp.ClientResponse") -> None:
@@ -199,6 +227,10 @@ class OpenAISpeech:
             hint=_HINTS.get(status, "check that the server runs and what its log says"),
             details={"url": url, "status": status},
         )
+
+
+async def _kept(_: object, context: "SimpleNamespace", __: object) -> None:
+    context.trace_request_ctx["kept"] = True
 
 
 def _wav(pcm: bytes, rate: int) -> bytes:
