@@ -1,6 +1,7 @@
 """Fixtures any test may ask for; what is costly starts once a session, and only when it is asked for."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,10 @@ RUNTIME: Final = ("unit/runtime/", "live/test_calls_", "live/test_speech", "live
 # A slow machine is no fault of the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+# It would hide what a process of ours leaves in its buffers.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 
 @pytest.fixture(scope="session")

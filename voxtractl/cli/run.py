@@ -119,6 +119,10 @@ def run(
         supervisor.listen(lambda event: _count(event, calls))
         say = partial(log.info, "%s") if log_json else told.say
         with _aside() if events == "-" or settings.output == "json" else nullcontext():
+            if isinstance(
+                sys.stdout, TextIOWrapper
+            ):  # what a handler prints is seen at once, in a journal too
+                sys.stdout.reconfigure(line_buffering=True)
             wait(_serve(supervisor, counters, monitor, drain, lines, say), new_event_loop)
         if events != "-":
             show.emit({"calls": calls[0]}, f"calls served: {calls[0]}")
@@ -134,7 +138,6 @@ def _aside() -> AbstractContextManager[object]:
     ours = FileIO(os.dup(1), "w")  # no buffer: what cannot be written is told when it is written
     show.results = TextIOWrapper(ours, stdout.encoding, errors="replace", write_through=True)
     os.dup2(sys.stderr.fileno(), 1)
-    stdout.reconfigure(line_buffering=True)  # as stderr
     return nullcontext()
 
 
