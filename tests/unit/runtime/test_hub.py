@@ -241,6 +241,19 @@ async def test_a_channel_that_does_not_come_is_told_as_such(monkeypatch: pytest.
     await hub.stop()
 
 
+async def test_what_a_channel_meets_when_its_call_has_ended_is_the_end_of_the_call() -> None:
+    """The hub ends the channel with the call: who connects its sound just then finds none."""
+    _, hub, _ = await served()
+
+    async def connects(_: Mapping[str, Any]) -> None:
+        hub.feed("call", lifecycle.Destroyed())
+        raise MediaFailed("no sound from Asterisk: it knows no such connection")
+
+    with pytest.raises(CallEnded):
+        await hub.aux.open_channel("call", requests.channel, connects)
+    await hub.stop()
+
+
 @pytest.mark.parametrize("status", [200, 400])
 async def test_a_channel_that_is_given_up_is_ended_when_asterisk_has_answered_for_it(status: int) -> None:
     asterisk, hub, _ = await served()
