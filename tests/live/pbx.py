@@ -85,7 +85,7 @@ exten => s,1,Answer()
  same => n,Milliwatt()
 [far-agent]
 exten => s,1,Answer()
- same => n,Wait(1)
+ same => n,Wait(${IF($["${AGENT_STAYS}" = ""]?1:60)})
  same => n,Hangup()
 [far-desk]
 exten => s,1,Answer()
