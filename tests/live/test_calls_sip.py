@@ -170,7 +170,7 @@ async def test_a_batch_keeps_to_its_concurrency_and_dials_every_number_once(
         assert Counter(there.dialled()) == Counter(set(numbers))
         assert failed == {"busy": 10, "congestion": 10, "no_answer": 5}
         await until(lambda: len(seen.ends()) == 35)
-        assert all(dialog.over.is_set() for dialog in there.dialogs.values())
+        await until(lambda: all(dialog.over.is_set() for dialog in there.dialogs.values()))
 
 
 async def test_a_call_into_the_dialplan_is_dialled_and_carries_its_variables(
