@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.tools.spoken import UNDERSTOOD, spoken
 from voxtractl.errors import SpeechUnavailable
 from voxtractl.runtime.speech import OpenAISpeech, SpeechToText, TextToSpeech
-from voxtractl.runtime.speech.openai import _NotSound, _Sound
+from voxtractl.runtime.speech.openai import _NotSound, _Pace, _Sound
 from voxtractl.settings import Secret
 
 KEY = "sk-canary-4711"
@@ -385,9 +385,19 @@ async def test_a_prompt_that_fails_says_where_and_why(server: Server, case: str)
 async def test_a_prompt_that_comes_too_slowly_or_never_ends_is_given_up(
     server: Server, answer: Answer, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Hurried(_Pace):
+        """Its seconds are short, those of the connection are not."""
+
+        def __init__(self, timeout: float) -> None:
+            super().__init__(timeout)
+            clock = self._clock
+            self._clock = lambda: 50 * clock()
+            self.waits()
+
+    monkeypatch.setattr("voxtractl.runtime.speech.openai._Pace", Hurried if answer is trickling else _Pace)
     monkeypatch.setattr("voxtractl.runtime.speech.openai.LONGEST", 2)
     server.answer = answer
-    provider = OpenAISpeech(server.url, model="m", voice="v", api_key=Secret(KEY), timeout=0.5)
+    provider = OpenAISpeech(server.url, model="m", voice="v", api_key=Secret(KEY), timeout=20.0)
     with pytest.raises(SpeechUnavailable) as told:
         await all_of(provider)
     must_say(told.value, f"{server.url}/audio/speech", sentence)
