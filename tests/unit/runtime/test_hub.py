@@ -228,7 +228,7 @@ async def test_who_waits_for_a_channel_of_a_call_that_ends_is_told_at_once() -> 
     await asyncio.sleep(0.01)
     hub.feed("call", lifecycle.Destroyed())
     with pytest.raises(CallEnded):
-        await asyncio.wait_for(waits, 1)
+        await asyncio.wait_for(waits, 4)
     await hub.stop()
 
 

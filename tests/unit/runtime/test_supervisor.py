@@ -176,7 +176,7 @@ async def test_code_that_repairs_a_blocked_tenant_gets_another_loop(
     assert second is not first
     assert second.loop is not first.loop
     assert not second.blocked
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(4):
         await supervisor._retire()  # nobody waits for what is blocked
     ups = [first.is_up]
     ends.set()
