@@ -819,6 +819,7 @@ async def test_nobody_is_called_before_the_app_is_served(pbx: Pbx) -> None:
             await app.originate("Local/s@far-wait/n")
         dialler.append(asyncio.create_task(app.originate("Local/s@far-wait/n")))  # waits until it can
         await asyncio.sleep(0.2)
+        assert app.calls == {}
 
     await app.start()
     call = await asyncio.wait_for(dialler[0], 10)
