@@ -423,6 +423,38 @@ async def test_a_caller_transfers_what_talks_to_it_to_somebody_else(line: tuple[
     assert calls[0].ended is not None
 
 
+async def test_a_call_that_was_transferred_can_be_heard_recorded_and_spoken_to(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    pbx, there = line
+    calls: list[CallSession] = []
+
+    async def handler(call: CallSession) -> float:
+        calls.append(call)
+        await call.answer()
+        leg = await call.audio_stream(8000)
+        if len(calls) > 1:  # whom the caller is gone to
+            await leg.send(tone(400, 10.0, 8000))
+        await until(lambda: call.channel_id != call.id)
+        heard = bytearray()
+        await call.record_start(sink=heard.extend)
+        await until(lambda: loudness(bytes(heard[-8000:-4000])) > 1000)
+        assert (await call.record_stop()).format == "pcm"
+        name = await call.record_start()
+        assert (await call.record_stop(name)).name == name
+        await leg.close()
+        assert not (await call.audio_stream(16000)).closed
+        return heard_pitch(bytes(heard[-8000:]), 8000)
+
+    async with serving(pbx, handler) as (app, seen):
+        caller = await there.call(ACME)
+        await until(lambda: [row for row in pbx.bridges() if len(row["channels"]) == 2])
+        caller.refer(ACME)
+        assert await asyncio.wait_for(seen.result, 20) == pytest.approx(400, abs=10)
+        caller.hang_up()
+        await until(lambda: not app.calls)
+
+
 async def test_an_attended_transfer_of_the_far_side_goes_on_in_the_second_call(
     line: tuple[Pbx, Exchange],
 ) -> None:
