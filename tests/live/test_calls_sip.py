@@ -455,6 +455,39 @@ async def test_a_call_that_was_transferred_can_be_heard_recorded_and_spoken_to(
         await until(lambda: not app.calls)
 
 
+async def test_who_a_call_talks_to_in_the_dialplan_connects_it_with_a_second_call(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    """The agent of a queue, say, who asks a colleague first."""
+    pbx, there = line
+    calls: list[CallSession] = []
+    pbx.lab.cli(f"dialplan add extension s,1,Dial,PJSIP/{number(200)}@{TRUNK} into far-agents")
+
+    async def handler(call: CallSession) -> Any:
+        calls.append(call)
+        await call.answer()
+        if len(calls) > 1:
+            return await listens(call)
+        await call.continue_in_dialplan("far-agents")
+        return await call.wait_ended()
+
+    async with serving(pbx, handler) as (app, seen):
+        caller = await there.call(ACME)
+        agent = await connected(pbx, there)
+        asks = await there.call(ACME, caller="+265700000002")
+        await asyncio.wait_for(asks.answered.wait(), 10)
+        await until(lambda: len(calls) == 2 and calls[1].is_up)
+        agent.refer(ACME, to=asks)
+        assert (await asyncio.wait_for(seen.result, 10)).ended_by == "asterisk"  # its place is in the second
+        caller.press("8")
+        await until(lambda: "dtmf" in seen.names())
+        caller.hang_up()
+        await until(lambda: not app.calls)
+    pbx.lab.cli("dialplan remove context far-agents")
+    told = [event for event in seen.events if event["event"] == "dtmf"]
+    assert [(event["call_id"], event["digit"]) for event in told] == [(calls[1].id, "8")]
+
+
 async def test_an_attended_transfer_of_the_far_side_goes_on_in_the_second_call(
     line: tuple[Pbx, Exchange],
 ) -> None:

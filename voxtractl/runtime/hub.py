@@ -565,7 +565,7 @@ class Hub:
         elif event["application"] in self._web.taken:
             pass  # told late: who has the app now finds it there
         elif "replace_channel" in event:
-            self._replaced(event["replace_channel"]["id"], channel)
+            self._replaced(event["replace_channel"]["id"], event["application"], channel)
         elif (session := self.call_of(call_id)) is not None:
             self._arrived(session, event["application"], channel, event["args"])
         elif self._knows(call_id):
@@ -573,11 +573,14 @@ class Hub:
         else:
             self._begin(event["application"], channel, event["args"])
 
-    def _replaced(self, before: str, channel: Mapping[str, Any]) -> None:
+    def _replaced(self, before: str, app: str, channel: Mapping[str, Any]) -> None:
         """The far side has transferred a call to somebody else by itself (REFER), and its place, in whatever
         bridge, is another channel's from now on: it is the call, which goes on. The one before would stay in
-        the app until the far side ends it."""
-        session = self.call_of(before)
+        the app until the far side ends it. A channel that was a call of ours in the dialplan is that one no
+        more: who talked to it there has put the two together."""
+        session, other = self.call_of(before), self.call_of(channel["id"])
+        if other is not None:
+            self._feed(other.id, lifecycle.WentOn(app))
         if session is None:  # it ended meanwhile
             self._part(channel["id"])
             return

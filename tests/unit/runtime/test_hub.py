@@ -117,6 +117,26 @@ async def test_a_channel_that_replaces_one_of_a_call_that_is_over_is_ended() -> 
     await hub.stop()
 
 
+async def test_who_a_call_talks_to_in_the_dialplan_may_connect_it_with_a_second_call() -> None:
+    """The agent of a queue, say, who asks a colleague first."""
+    _, hub, told = await served()
+    leaves(hub)
+    second = started()
+    second["channel"] = {**second["channel"], "id": "second"}
+    hub._on_event(second)  # type: ignore[arg-type]
+    event = replaced("second", "call")
+    event["channel"]["name"] = "PJSIP/acme-trunk-00000001"
+    hub._on_event(event)  # type: ignore[arg-type]
+    (end,) = [event for event in told if event["event"] == "call_ended"]
+    assert (end["call_id"], end["ended_by"]) == ("call", "asterisk")
+    assert hub.sessions.keys() == {"second"}
+    assert hub.call_of("call") is hub.sessions["second"]
+    hub._on_event(of_call("ChannelDestroyed"))  # type: ignore[arg-type]
+    assert not hub.sessions
+    assert hub._calls == {}
+    await hub.stop()
+
+
 async def test_a_channel_that_is_missed_while_it_is_replaced_is_not_the_end_of_the_call() -> None:
     _, hub, _ = await served()
     hub._on_event(replaced("call", "second"))  # type: ignore[arg-type]
