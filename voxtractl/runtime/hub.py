@@ -892,7 +892,9 @@ class Hub:
         """A call that waits in one of our apps and that nobody here knows."""
         call_id = channel["id"]
         taker, rest = self._taker(app, args)
-        if adopting and taker is not None and not taker.blocked:
+        if not adopting and _has_place(channel, args):
+            self._part(call_id)  # whose place was told while nobody heard it: that call is over
+        elif adopting and taker is not None and not taker.blocked:
             with self._or_fallback(call_id, taker.tenant):
                 self._adopt(app, taker, channel, args, rest)
         else:
@@ -910,6 +912,14 @@ class Hub:
         if not task.cancelled() and (error := task.exception()):
             level = logging.WARNING if isinstance(error, VoxtractlError) else logging.ERROR
             log.log(level, "a step of a call failed: %s", error, exc_info=error)
+
+
+def _has_place(channel: Mapping[str, Any], args: list[str]) -> bool:
+    """It has the place of another channel, after a transfer of the far side, and is no call that comes: the
+    dialplan, where calls come from, runs the second half of a Local channel."""
+    name = channel.get("name", "")
+    first_half = name.startswith("Local/") and name.endswith(";1") and not args
+    return first_half or name.startswith("Local/_attended@")
 
 
 _READERS: Final = {

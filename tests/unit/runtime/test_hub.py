@@ -117,6 +117,20 @@ async def test_a_channel_that_replaces_one_of_a_call_that_is_over_is_ended() -> 
     await hub.stop()
 
 
+@pytest.mark.parametrize("half", ["+265999000001@from-trunk-00000001;1", "_attended@transfer-00000001;2"])
+async def test_what_got_the_place_of_a_call_while_nobody_heard_it_is_no_call_in(half: str) -> None:
+    asterisk, hub, told = await served()
+    place = in_stasis("second")
+    asterisk.channels = [place | {"name": f"Local/{half}"}]
+    if half.endswith(";1"):  # as it came there: by no line of the dialplan
+        place["dialplan"]["app_data"] = "voxtra-acme"
+    await hub._resync(adopting=False)
+    await until(lambda: ended(asterisk) == ["second"])
+    assert [event["event"] for event in told] == ["call_started", "call_ended"]
+    assert told[-1]["ended_by"] == "lost"
+    await hub.stop()
+
+
 async def test_who_a_call_talks_to_in_the_dialplan_may_connect_it_with_a_second_call() -> None:
     """The agent of a queue, say, who asks a colleague first."""
     _, hub, told = await served()
