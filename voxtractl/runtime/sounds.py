@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from voxtractl.ari import requests
 from voxtractl.ari.client import stop_playback
+from voxtractl.ari.requests import Request
 from voxtractl.errors import AriUnreachable, MediaFailed, UsageFault
 from voxtractl.runtime.channel import Channel
 
@@ -73,10 +74,15 @@ class Sounds:
         self._playing[playback] = media
         self._sounding.add(playback)
         self._quiet.clear()
-        target = channel.bridge if channel.bridge is not None else channel.id
-        build = requests.play_bridge if channel.bridge is not None else requests.play
+        bridge = channel.bridge
+
+        def build(own: str) -> Request:
+            if bridge is None:
+                return requests.play(own, playback, media, lang=lang or None)
+            return requests.play_bridge(bridge, playback, media, lang=lang or None)
+
         try:
-            await channel.command(build(target, playback, media, lang=lang or None), op)
+            await channel.command(build, op)
         except BaseException as exc:
             self._forget(playback, media)
             if isinstance(exc, (asyncio.CancelledError, AriUnreachable)):  # it may have begun
