@@ -45,6 +45,7 @@ name = "Acme Ltd"
 dids = ["{ACME}"]
 [tenants.acme.trunk]
 host = "127.0.0.9"
+allow_transfer = true
 [tenants.acme.queues.support]
 members = ["Local/s@far-agent"]
 timeout = 5

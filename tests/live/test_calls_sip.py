@@ -524,6 +524,23 @@ async def test_an_attended_transfer_of_the_far_side_goes_on_in_the_second_call(
     assert len(seen.ends()) == seen.names().count("call_started") == 3
 
 
+async def test_a_carrier_that_may_not_transfer_is_refused_and_the_call_goes_on(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    pbx, there = line
+    pbx.config.write_text(pbx.config.read_text().replace("allow_transfer = true\n", ""))
+    await asyncio.to_thread(pbx.voxtractl, "dialplan", "push", "--yes")
+    async with serving(pbx, lambda call: transferred(line, call)) as (_, seen):
+        caller = await there.call(ACME)
+        desk = await connected(pbx, there)
+        desk.refer(ACME)
+        await until(lambda: "603" in desk.got)
+        assert [len(row["channels"]) for row in pbx.bridges()] == [2]
+        caller.hang_up()
+        await asyncio.wait_for(seen.result, 10)
+    assert len(seen.ends()) == 2
+
+
 async def test_a_transfer_of_the_far_side_to_nobody_leaves_no_call_up(line: tuple[Pbx, Exchange]) -> None:
     pbx, there = line
     async with serving(pbx, lambda call: transferred(line, call)) as (_, seen):
