@@ -45,6 +45,7 @@ name = "Acme Ltd"
 dids = ["{ACME}"]
 [tenants.acme.trunk]
 host = "127.0.0.9"
+allow_transfer = true
 [tenants.acme.queues.support]
 members = ["Local/s@far-agent"]
 timeout = 5
@@ -85,7 +86,7 @@ exten => s,1,Answer()
  same => n,Milliwatt()
 [far-agent]
 exten => s,1,Answer()
- same => n,Wait(1)
+ same => n,Wait(${IF($["${AGENT_STAYS}" = ""]?1:60)})
  same => n,Hangup()
 [far-desk]
 exten => s,1,Answer()

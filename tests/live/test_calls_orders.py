@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ from voxtractl.runtime.event_loop import new_tenant_loop
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.lifecycle import EndedBy
 from voxtractl.runtime.session import CallSession
-from voxtractl.runtime.sounds import Sounds
+from voxtractl.runtime.sounds import Played, Sounds
 
 SOUND = "sound:hello-world"  # 1.4 s
 LONG = [SOUND] * 20
@@ -209,7 +210,9 @@ async def test_digits_pressed_in_the_dialplan_are_not_the_handlers(pbx: Pbx) -> 
 
     second: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     async with serving(pbx, handler) as (_, seen):
-        pbx.call(ACME, "far-dtmf", "1234")
+        far = pbx.call()
+        await until(lambda: any(row["dialplan"]["app_name"] == "Read" for row in pbx.channels()))
+        far.goes("far-dtmf", "1234")
         assert await asyncio.wait_for(second, 15) == "1234/"
         assert "dtmf" not in seen.names()
 
@@ -333,15 +336,27 @@ async def test_the_media_of_a_call_ends_when_it_goes_into_a_queue(pbx: Pbx) -> N
         await call.answer()
         await call.audio_stream(8000)
         left = asyncio.ensure_future(call.transfer_to_queue("support"))
-        await until(lambda: not any("AudioSocket" in row["name"] for row in pbx.channels()), most=0.9)
+        await until(lambda: agents() and not any("AudioSocket" in row["name"] for row in pbx.channels()))
         assert app.usage.take_leg(1)
         app.give_leg()
+        assert not left.done()
+        for agent in agents():
+            Far(pbx, agent).hangup()
         await left
 
-    async with serving(pbx, handler) as (app, seen):
-        pbx.call()
-        await asyncio.wait_for(seen.result, 30)
-        assert [end["queue_status"] for end in seen.ends()] == ["ANSWERED"]
+    def agents() -> list[str]:
+        """Who speaks with a caller."""
+        rows = [row for row in pbx.channels() if row["dialplan"]["context"] == "far-agent"]
+        return [row["id"] for row in rows if row["state"] == "Up"]
+
+    pbx.ari("POST", "asterisk/variable", variable="AGENT_STAYS", value="1")
+    try:
+        async with serving(pbx, handler) as (app, seen):
+            pbx.call()
+            await asyncio.wait_for(seen.result, 30)
+            assert [end["queue_status"] for end in seen.ends()] == ["ANSWERED"]
+    finally:
+        pbx.ari("POST", "asterisk/variable", variable="AGENT_STAYS", value="")
 
 
 async def test_who_gives_up_as_the_call_goes_into_a_queue_knows_that_it_went(pbx: Pbx) -> None:
@@ -946,8 +961,8 @@ async def test_a_caller_who_goes_at_whatever_moment_ends_the_verb_as_such(pbx: P
     met: list[str] = []
 
     async def handler(call: CallSession) -> None:
-        await call.answer()
         try:
+            await call.answer()
             while True:
                 await VERBS[verb](call)
         except Exception as exc:
@@ -1010,9 +1025,9 @@ async def test_a_call_that_finishes_while_the_app_stops_may_be_transferred(pbx: 
 
 async def test_calls_that_wait_for_their_turn_are_not_begun_after_stop(pbx: Pbx) -> None:
     async with serving(pbx, nothing) as (app, seen):
-        app.calls_per_second = 2
+        app.calls_per_second = 0.1
         tasks = [asyncio.create_task(app.originate("Local/s@far-wait/n")) for _ in range(3)]
-        await asyncio.sleep(0.2)
+        await until(lambda: tasks[0].done())
         await app.stop()
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(one) for one in found].count(RuntimeFault) == 2
@@ -1020,27 +1035,35 @@ async def test_calls_that_wait_for_their_turn_are_not_begun_after_stop(pbx: Pbx)
         assert len(seen.ends()) == 1
 
 
-async def test_a_sound_that_ended_while_we_were_away_is_over(pbx: Pbx) -> None:
+async def test_a_sound_that_ended_while_we_were_away_is_over(
+    pbx: Pbx, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def handler(call: CallSession) -> str:
         await call.answer()
         name = await call.record_start(max_seconds=1)
-        ready.set()
+        begun.append(f"recordings/live/{name}")
         status = (await call.play(SOUND)).status
         async with asyncio.timeout(5):
             await call.record_stop()
         return f"{status} {name}"
 
-    ready = asyncio.Event()
+    begun: list[str] = []  # what Asterisk has said that it does
+    watch = Sounds._watch
+
+    async def watched(sounds: Sounds, playback: str, *how: Any) -> Played:
+        begun.append(f"playbacks/{playback}")
+        return await watch(sounds, playback, *how)
+
+    monkeypatch.setattr(Sounds, "_watch", watched)
     async with (
         proxy(pbx.lab.http_port) as between,
         serving(pbx, handler, ari_url=between.url) as (_, seen),
     ):
         pbx.call()
-        await asyncio.wait_for(ready.wait(), 10)
-        await asyncio.sleep(0.3)
+        await until(lambda: len(begun) == 2)
         between.freeze()
         between.cut()
-        await asyncio.sleep(2.0)  # longer than the sound
+        await until(lambda: [pbx.ari("GET", one)[0] for one in begun] == [404, 404])  # both are over
         between.thaw()
         status, name = (await asyncio.wait_for(seen.result, 15)).split()
         assert status == "done"

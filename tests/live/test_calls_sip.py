@@ -170,7 +170,7 @@ async def test_a_batch_keeps_to_its_concurrency_and_dials_every_number_once(
         assert Counter(there.dialled()) == Counter(set(numbers))
         assert failed == {"busy": 10, "congestion": 10, "no_answer": 5}
         await until(lambda: len(seen.ends()) == 35)
-        assert all(dialog.over.is_set() for dialog in there.dialogs.values())
+        await until(lambda: all(dialog.over.is_set() for dialog in there.dialogs.values()))
 
 
 async def test_a_call_into_the_dialplan_is_dialled_and_carries_its_variables(
@@ -423,6 +423,71 @@ async def test_a_caller_transfers_what_talks_to_it_to_somebody_else(line: tuple[
     assert calls[0].ended is not None
 
 
+async def test_a_call_that_was_transferred_can_be_heard_recorded_and_spoken_to(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    pbx, there = line
+    calls: list[CallSession] = []
+
+    async def handler(call: CallSession) -> float:
+        calls.append(call)
+        await call.answer()
+        leg = await call.audio_stream(8000)
+        if len(calls) > 1:  # whom the caller is gone to
+            await leg.send(tone(400, 10.0, 8000))
+        await until(lambda: call.channel_id != call.id)
+        heard = bytearray()
+        await call.record_start(sink=heard.extend)
+        await until(lambda: loudness(bytes(heard[-8000:-4000])) > 1000)
+        assert (await call.record_stop()).format == "pcm"
+        name = await call.record_start()
+        assert (await call.record_stop(name)).name == name
+        await leg.close()
+        assert not (await call.audio_stream(16000)).closed
+        return heard_pitch(bytes(heard[-8000:]), 8000)
+
+    async with serving(pbx, handler) as (app, seen):
+        caller = await there.call(ACME)
+        await until(lambda: [row for row in pbx.bridges() if len(row["channels"]) == 2])
+        caller.refer(ACME)
+        assert await asyncio.wait_for(seen.result, 20) == pytest.approx(400, abs=10)
+        caller.hang_up()
+        await until(lambda: not app.calls)
+
+
+async def test_who_a_call_talks_to_in_the_dialplan_connects_it_with_a_second_call(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    """The agent of a queue, say, who asks a colleague first."""
+    pbx, there = line
+    calls: list[CallSession] = []
+    pbx.lab.cli(f"dialplan add extension s,1,Dial,PJSIP/{number(200)}@{TRUNK} into far-agents")
+
+    async def handler(call: CallSession) -> Any:
+        calls.append(call)
+        await call.answer()
+        if len(calls) > 1:
+            return await listens(call)
+        await call.continue_in_dialplan("far-agents")
+        return await call.wait_ended()
+
+    async with serving(pbx, handler) as (app, seen):
+        caller = await there.call(ACME)
+        agent = await connected(pbx, there)
+        asks = await there.call(ACME, caller="+265700000002")
+        await asyncio.wait_for(asks.answered.wait(), 10)
+        await until(lambda: len(calls) == 2 and calls[1].is_up)
+        agent.refer(ACME, to=asks)
+        assert (await asyncio.wait_for(seen.result, 10)).ended_by == "asterisk"  # its place is in the second
+        caller.press("8")
+        await until(lambda: "dtmf" in seen.names())
+        caller.hang_up()
+        await until(lambda: not app.calls)
+    pbx.lab.cli("dialplan remove context far-agents")
+    told = [event for event in seen.events if event["event"] == "dtmf"]
+    assert [(event["call_id"], event["digit"]) for event in told] == [(calls[1].id, "8")]
+
+
 async def test_an_attended_transfer_of_the_far_side_goes_on_in_the_second_call(
     line: tuple[Pbx, Exchange],
 ) -> None:
@@ -457,6 +522,23 @@ async def test_an_attended_transfer_of_the_far_side_goes_on_in_the_second_call(
         caller.hang_up()
         await until(lambda: not app.calls)
     assert len(seen.ends()) == seen.names().count("call_started") == 3
+
+
+async def test_a_carrier_that_may_not_transfer_is_refused_and_the_call_goes_on(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    pbx, there = line
+    pbx.config.write_text(pbx.config.read_text().replace("allow_transfer = true\n", ""))
+    await asyncio.to_thread(pbx.voxtractl, "dialplan", "push", "--yes")
+    async with serving(pbx, lambda call: transferred(line, call)) as (_, seen):
+        caller = await there.call(ACME)
+        desk = await connected(pbx, there)
+        desk.refer(ACME)
+        await until(lambda: "603" in desk.got)
+        assert [len(row["channels"]) for row in pbx.bridges()] == [2]
+        caller.hang_up()
+        await asyncio.wait_for(seen.result, 10)
+    assert len(seen.ends()) == 2
 
 
 async def test_a_transfer_of_the_far_side_to_nobody_leaves_no_call_up(line: tuple[Pbx, Exchange]) -> None:

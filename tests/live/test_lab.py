@@ -124,7 +124,7 @@ def test_up_when_it_is_up_is_harmless_and_says_so(lab: Lab) -> None:
     pid = lab.pid
     said: list[str] = []
     assert up(lab.name, report=said.append) == lab
-    assert said == [f"lab {lab.name} is already up"]
+    assert said[-1] == f"lab {lab.name} is already up"  # it may have waited for others who work on labs
     assert lab.pid == pid
 
 

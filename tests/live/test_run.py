@@ -242,7 +242,8 @@ class Running:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.file.read_text().splitlines()]
+        whole, _, _ = self.file.read_text().rpartition("\n")  # the last line may be half written
+        return [json.loads(line) for line in whole.splitlines()]
 
     def of(self, name: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["event"] == name]
@@ -410,7 +411,7 @@ async def test_a_call_that_is_sent_on_to_another_tenant_becomes_a_call_of_that_t
 async def test_digits_of_a_call_that_went_on_to_another_tenant_count_once(pbx: Pbx) -> None:
     sends = SAYS_BYE.replace("call.hangup()", f'call.continue_in_dialplan("from-trunk", "{BETA}")')
     hears = WAITS.replace(
-        "listen_dtmf(timeout=60)", "set_variable('X', await call.listen_dtmf(4, timeout=2))"
+        "listen_dtmf(timeout=60)", "set_variable('X', await call.listen_dtmf(4, timeout=5))"
     )
     says = hears + "    print('heard', await call.get_variable('X'), flush=True)\n"
     write(pbx, document(acme="acme.py:app", beta="beta.py:app"), acme=sends, beta=says)
@@ -705,12 +706,14 @@ async def test_a_handler_that_cannot_load_costs_its_own_tenant_only(pbx: Pbx) ->
 
 
 async def test_a_handler_that_never_loads_costs_its_own_tenant_only(pbx: Pbx) -> None:
+    go = pbx.config.parent / "go"
     write(
         pbx,
         document(acme="acme.py:app", beta="stuck.py:app", gamma="slow.py:app"),
         acme=SAYS_BYE,
         stuck="import time\ntime.sleep(1000)\n",
-        slow="import time\ntime.sleep(6)\n" + SAYS_BYE,
+        slow=f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.1)\n"
+        + SAYS_BYE,
     )
     await pushed(pbx)
     async with running(pbx) as run:
@@ -721,6 +724,7 @@ async def test_a_handler_that_never_loads_costs_its_own_tenant_only(pbx: Pbx) ->
         await until(lambda: len(run.of("call_ended")) == 1)
         far = pbx.call(BETA)  # the dialplan's own fallback
         await until(lambda: not far.up)
+        go.touch()
         await run.says("serving 2 of 3 tenants on lab; still loading: beta")
         pbx.call(GAMMA)
         await until(lambda: len(run.of("call_ended")) == 2)
@@ -864,13 +868,12 @@ async def test_media_legs_of_a_tenant_are_limited_by_the_document(pbx: Pbx) -> N
         refused = pbx.call(ACME)
         await until(lambda: run.of("handler_failed"))
         assert "acme has all of its 1 media legs open" in run.of("handler_failed")[0]["error"]
-        assert "max_media_legs in the document" in run.log
+        await run.says("max_media_legs in the document")
         await until(lambda: not refused.up)
         assert first.up
         for _ in range(2):  # another tenant has a limit of its own
             pbx.call(BETA)
-        await until(lambda: len(run.of("call_answered")) == 4)
-        assert len(run.of("call_ended")) == 1
+        await until(lambda: len(run.of("call_answered")) == 4 and len(run.of("call_ended")) == 1)
         await run.forced()
 
 
@@ -916,7 +919,7 @@ async def test_a_tenant_that_asks_what_takes_long_holds_up_no_other(pbx: Pbx) ->
             pbx.call(ACME)
             await until(lambda: len(asked) == 16)
             pbx.call(BETA)
-            await until(lambda: run.of("call_ended"), most=3)
+            await until(lambda: run.of("call_ended"), most=8)  # the others have 10 s
             assert run.of("call_ended")[0]["tenant"] == "beta"
             run.process.kill()
     finally:
@@ -956,7 +959,7 @@ async def test_while_a_handler_blocks_calls_take_the_fallback_and_repaired_code_
         pbx.call(ACME)
         await until(lambda: [end["ended_by"] for end in run.of("call_ended")][1:] == ["handler"])
         write_file(pbx, "beta", SAYS_BYE)
-        await until(lambda: run.log.count("1 changed") == 2, most=4)  # no look waits for what blocks
+        await until(lambda: run.log.count("1 changed") == 2, most=6)  # no look waits 5 s for what blocks
         await run.forced()
         await pbx.empty()
 
@@ -1268,16 +1271,16 @@ async def test_a_worker_takes_the_calls_of_one_that_died(pbx: Pbx) -> None:
     )
     await pushed(pbx)
     async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
-        for _ in range(6):
+        for _ in range(3):
             pbx.call(ACME)
-        await until(lambda: len(one.of("call_answered")) + len(two.of("call_answered")) == 6)
+        await until(lambda: len(one.of("call_answered")) + len(two.of("call_answered")) == 3)
         await a_call_at(one, two)
-        theirs, ours = len(one.of("call_started")), len(two.of("call_started"))
+        theirs, hers = len(one.of("call_started")), len(two.of("call_started"))
         one.process.kill()
         await until(lambda: len(two.of("call_adopted")) == theirs, most=30)
         assert all(event["did"] == ACME for event in two.of("call_adopted"))
         pbx.call(ACME)
-        await until(lambda: len(two.of("call_started")) == ours + 1)
+        await until(lambda: len(two.of("call_started")) == hers + 1)
         async with running(pbx, "--worker", "1/2", number=3) as three:
             await asyncio.sleep(3)  # signs of life go out every second
             two.process.terminate()
@@ -1287,7 +1290,7 @@ async def test_a_worker_takes_the_calls_of_one_that_died(pbx: Pbx) -> None:
             await until(lambda: len(three.of("call_answered")) == 6)
             two.process.terminate()
             await two.ends()
-            assert len(two.of("call_started")) == ours + 1
+            assert len(two.of("call_started")) == hers + 1
             await three.forced()
 
 
@@ -1327,12 +1330,7 @@ async def test_a_worker_that_takes_calls_which_hear_a_tone_goes_on_to_give_signs
         running(pbx, "--worker", "2/3", number=2) as two,
         running(pbx, "--worker", "3/3", number=3) as three,
     ):
-        runs = (one, two, three)
-        while not one.of("call_answered"):  # the dialplan shares calls out by chance
-            pbx.call(ACME)
-            await until(
-                lambda: all(len(run.of("call_answered")) == len(run.of("call_started")) for run in runs)
-            )
+        await a_call_at(one, two, three)
         theirs = {event["call_id"] for event in one.of("call_started")}
         one.process.kill()
         await until(lambda: len(two.of("call_ended")) >= len(theirs), most=30)
@@ -1388,7 +1386,7 @@ async def test_calls_that_a_dead_worker_had_connected_are_each_on_its_own(pbx: P
         assert {bridge["name"] for bridge in pbx.bridges()} <= {"voxtra-acme-2"}
         assert all(far.up for far in fars)
         await two.forced()
-        assert pbx.bridges() == []
+        await until(lambda: not pbx.bridges())
 
 
 async def test_a_call_whose_worker_is_back_before_its_sound_ends_is_not_moved(pbx: Pbx) -> None:
@@ -1405,7 +1403,7 @@ async def test_a_call_whose_worker_is_back_before_its_sound_ends_is_not_moved(pb
         await asyncio.sleep(7)  # longer than it takes to be taken for dead
         async with running(pbx, "--worker", "1/2", number=3) as three:
             theirs = len(one.of("call_started"))
-            assert len(three.of("call_adopted")) == theirs
+            await until(lambda: len(three.of("call_adopted")) == theirs)
             await until(lambda: three.log.count("quiet") == theirs, most=30)
             await asyncio.sleep(2)
             assert two.of("call_adopted") == three.of("call_ended") == []
@@ -1471,13 +1469,7 @@ async def test_a_worker_that_cannot_reach_one_node_keeps_its_calls_at_another(pb
         away.config.write_text(f"{there.replace(pbx.lab.ari_url, way.url)}\n{here}\n{rest}")
         write_file(away, "acme", WAITS + adopts)
         async with running(away, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
-            while not one.of("call_answered"):
-                pbx.call(ACME)
-                await until(
-                    lambda: all(
-                        len(run.of("call_answered")) == len(run.of("call_started")) for run in (one, two)
-                    )
-                )
+            await a_call_at(one, two)
             await asyncio.sleep(3)  # signs of life go out every second
             way.freeze()
             await asyncio.sleep(9)
@@ -1691,8 +1683,8 @@ async def test_health_metrics_and_a_json_log_without_secrets(pbx: Pbx) -> None:
         await run.ends()
         assert leak not in run.log
         assert [event["error"] for event in run.of("handler_failed")] == ["KeyError: '****'"]
-        *told_lines, served = run.log.splitlines()
-        assert served == "calls served: 1"  # on stdout
+        told_lines = run.log.splitlines()
+        told_lines.remove("calls served: 1")  # on stdout; the log is written by a thread
         lines = [json.loads(line) for line in told_lines]
         (line,) = [line for line in lines if line["logger"] == "acme"]
         assert line["message"] == "the word is ****"

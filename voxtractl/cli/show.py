@@ -192,10 +192,29 @@ def confirm(question: str) -> bool:
         return True
     try:
         _tell(f"{question} [y/N] ")
-        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+        return _typed().strip().lower() in {"y", "yes"}
     except KeyboardInterrupt:
         note("")  # what is said next begins a line
         raise
+
+
+def _typed() -> str:
+    """A line of the terminal. Ctrl-C may come when the question is shown and the read has not begun, which
+    would see nothing of it until the next key: so both are waited for first."""
+    import select
+    import signal
+
+    came, comes = os.pipe()
+    os.set_blocking(comes, False)
+    before = signal.set_wakeup_fd(comes)
+    try:
+        while sys.stdin not in select.select([sys.stdin, came], [], [])[0]:
+            os.read(came, 512)  # of a signal that ends nothing
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(came)
+        os.close(comes)
+    return sys.stdin.readline()
 
 
 def error_document(error: VoxtractlError) -> dict[str, Any]:

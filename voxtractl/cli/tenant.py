@@ -38,7 +38,16 @@ LISTS: Final = frozenset(
     {"dids", "extensions", "nodes", "codecs", "members", "caller_ids", "allow", "deny", "password_command"}
 )
 SCALARS: Final = frozenset(
-    {"max_channels", "max_media_legs", "port", "register", "timeout", "max_callers", "calls_per_second"}
+    {
+        "max_channels",
+        "max_media_legs",
+        "port",
+        "register",
+        "allow_transfer",
+        "timeout",
+        "max_callers",
+        "calls_per_second",
+    }
 )
 
 
@@ -449,7 +458,7 @@ def _facts(tenant: Tenant, fleet: Fleet) -> dict[str, Any]:
         "nodes": tenant.nodes or tuple(fleet.nodes),
     }
     if trunk := tenant.trunk:
-        for key in ("host", "port", "username", "codecs", "transport", "register"):
+        for key in ("host", "port", "username", "codecs", "transport", "register", "allow_transfer"):
             facts[f"trunk.{key}"] = getattr(trunk, key)
         if ref := trunk.password:
             # Of a command only the program: its arguments may hold a token.

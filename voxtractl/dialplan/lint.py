@@ -64,7 +64,17 @@ _SOUND: Final = re.compile(r"[A-Za-z0-9_./&-]+|\$\{URIDECODE\((?!.*%3A)[A-Za-z0-
 _DIAL_OPTIONS: Final = re.compile(r"[cCgHhIikKrRtT]*")
 
 _ENDPOINT_KEYS: Final = frozenset(
-    {"100rel", "accountcode", "allow", "aors", "callerid", "connected_line_method", "contact_user", "context"}
+    {
+        "100rel",
+        "accountcode",
+        "allow",
+        "allow_transfer",
+        "aors",
+        "callerid",
+        "connected_line_method",
+        "contact_user",
+        "context",
+    }
     | {"direct_media", "disallow", "dtmf_mode", "force_rport", "from_domain", "from_user", "ice_support"}
     | {"identify_by", "inband_progress", "language", "media_encryption", "moh_suggest", "outbound_auth"}
     | {

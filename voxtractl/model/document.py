@@ -257,6 +257,7 @@ _TRUNK: Final[Mapping[str, Check]] = {
     "codecs": each(forms.codec, least=1),
     "transport": forms.plain,
     "register": forms.flag,
+    "allow_transfer": forms.flag,
 }
 _QUEUE: Final[Mapping[str, Check]] = {
     "members": each(forms.member),

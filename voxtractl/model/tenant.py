@@ -24,6 +24,7 @@ class Trunk(NamedTuple):
     codecs: tuple[str, ...] = ("ulaw", "alaw")
     transport: str | None = None  # name of a PJSIP transport of the node; Asterisk picks one when absent
     register: bool = False  # register with the carrier (needs username and password)
+    allow_transfer: bool = False  # it may connect a caller elsewhere by itself (SIP REFER)
 
 
 class Queue(NamedTuple):

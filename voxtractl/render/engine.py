@@ -292,6 +292,7 @@ class _Renderer:
             "codecs": ",".join(trunk.codecs),
             "transport": trunk.transport,
             "register": trunk.register,
+            "allow_transfer": trunk.allow_transfer,
             "caller_ids": tenant.outbound.caller_ids if tenant.outbound else (),
         }
 

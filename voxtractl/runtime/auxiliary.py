@@ -82,8 +82,8 @@ class Auxiliaries:
         """Make a channel (media, snoop) and wait until it is in the app; from whatever loop.
 
         ``build`` gets the channel's id. ``begin`` gets what Asterisk answered and does what the channel needs
-        to come into the app; it runs in the loop of the caller. Raises AriError, CallError when the channel
-        ended at once, or MediaFailed when it does not come.
+        to come into the app; it runs in the loop of the caller. Raises CallEnded, AriError, CallError when
+        the channel ended at once, or MediaFailed when it does not come.
         """
         aux = self._own(call_id)
         entered: Future[None] = Future()  # Asterisk says so in the loop of the hub
@@ -97,6 +97,9 @@ class Auxiliaries:
             self._still_own(aux, call_id)
         except BaseException as exc:
             self.drop(aux)
+            over = entered.exception() if entered.done() and not entered.cancelled() else None
+            if isinstance(over, CallEnded) and isinstance(exc, Exception) and exc is not over:
+                raise over from exc  # whatever it met: the channel was ended with its call
             if isinstance(exc, TimeoutError):
                 raise MediaFailed(
                     f"a channel of the call's own did not come into the app within {AUX_TIMEOUT:.0f} s",

@@ -11,7 +11,8 @@ It lives in the event loop of the call's handler.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
 
@@ -177,36 +178,53 @@ class Channel:
         then, some before its event of the end has come."""
         if isinstance(exc, AriUnreachable):
             return
-        key = f"{op}:{uuid4().hex}"
-        try:
-            await asyncio.wait([self.expect(key, op)], timeout=GONE_GRACE)
-        finally:
-            self.forget(key)
+        await self._until_gone(op)
         self.check(op)
         if (await self.hub.ask(requests.channel(self.id))).status == 404:
             self.tell(lifecycle.Doubted())
             raise CallEnded(op, call=self.call_id)
 
+    async def _until_gone(self, op: str) -> None:
+        key = f"{op}:{uuid4().hex}"
+        try:
+            await asyncio.wait([self.expect(key, op)], timeout=GONE_GRACE)
+        finally:
+            self.forget(key)
+
     # --- requests ---------------------------------------------------------------------------------------
 
-    async def command(self, request: Request, op: str, *, unless: str | None = None) -> Answer:
-        """Asterisk's answer to a command. Raises CallEnded when the channel is gone, CallError when it is
-        elsewhere in the dialplan, AriError otherwise. ``unless``: how Asterisk words a 404 that is an answer.
+    async def command(self, build: Callable[[str], Request], op: str, *, unless: str | None = None) -> Answer:
+        """Asterisk's answer to a command; ``build`` gets the id of the channel. Raises CallEnded when that is
+        gone, CallError when it is elsewhere in the dialplan, AriError otherwise. ``unless``: how Asterisk
+        words a 404 that is an answer.
+
+        The far side may put another channel in its place while the command is on its way (REFER), and
+        Asterisk refuses it then: it is for that one.
         """
-        self.check(op)
-        self.untouched = False
-        answer = await self.hub.ask(request)
-        if answer.status < 300 or (answer.status == 404 and answer.message == unless):
-            return answer
-        if answer.status == 404:
-            if not self.is_gone:
-                self.tell(lifecycle.Doubted())
-            raise CallEnded(op, call=self.call_id)
-        if answer.status == 409:
-            self.must_be_here(op)
-        refused = self.hub.ari.refused(request, answer)
-        await self.unless_gone(op, refused)
-        raise refused
+        while True:
+            self.check(op)
+            self.untouched = False
+            channel = self.id
+            answer = await self.hub.ask(request := build(channel))
+            if answer.status < 300 or (answer.status == 404 and answer.message == unless):
+                return answer
+            if answer.status == 409:
+                self.must_be_here(op)
+            if answer.status != 404:
+                refused = self.hub.ari.refused(request, answer)
+                await self.unless_gone(op, refused)
+                if self.id == channel:
+                    raise refused
+            elif not await self._has_another(channel, op):
+                if not self.is_gone:
+                    self.tell(lifecycle.Doubted())
+                raise CallEnded(op, call=self.call_id)
+
+    async def _has_another(self, channel: str, op: str) -> bool:
+        """Asterisk knows it no more: another one may be in its place, and the event of that on its way."""
+        if self.id == channel and not self.is_gone:
+            await self._until_gone(op)
+        return self.id != channel and not self.is_gone
 
     async def in_turn(self, command: "Coroutine[Any, Any, T]") -> T:
         """One after the other, also when the one before was given up: for commands that undo each other. Over
@@ -220,23 +238,32 @@ class Channel:
             await asyncio.wait([before])
         return await command
 
-    async def open_channel(self, build: Callable[[str], Request], op: str) -> str:
-        """A channel that serves this one and ends with it. Raises CallEnded when the caller is gone."""
-        self.check(op)
-        try:
-            channel: Mapping[str, Any] = await self.hub.aux.open_channel(self.call_id, build)
-        except (AriError, CallError) as exc:
-            await self.unless_gone(op, exc)
-            raise
-        return str(channel["id"])
+    async def open_channel(self, build: Callable[[str, str], Request], op: str) -> str:
+        """A channel that serves this one and ends with it; ``build`` gets the ids of both. Raises CallEnded
+        when the caller is gone."""
+        while True:
+            self.check(op)
+            channel = self.id
+            try:
+                made = await self.hub.aux.open_channel(self.call_id, partial(build, channel))
+            except (AriError, CallError) as exc:
+                await self.unless_gone(op, exc)
+                if self.id == channel:
+                    raise
+            else:
+                return str(made["id"])
 
-    async def open_bridge(self, channels: Sequence[str], op: str) -> str:
-        """A bridge that ends with this call. Raises CallEnded when the caller is gone meanwhile."""
-        try:
-            return await self.hub.aux.open_bridge(self.call_id, channels)
-        except AriError as exc:
-            await self.unless_gone(op, exc)
-            raise
+    async def open_bridge(self, channels: Callable[[str], Sequence[str]], op: str) -> str:
+        """A bridge that ends with this call; ``channels`` gets the id of its own. Raises CallEnded when the
+        caller is gone meanwhile."""
+        while True:
+            channel = self.id
+            try:
+                return await self.hub.aux.open_bridge(self.call_id, channels(channel))
+            except AriError as exc:
+                await self.unless_gone(op, exc)
+                if self.id == channel:
+                    raise
 
     # --- work -------------------------------------------------------------------------------------------
 

@@ -565,7 +565,7 @@ class Hub:
         elif event["application"] in self._web.taken:
             pass  # told late: who has the app now finds it there
         elif "replace_channel" in event:
-            self._replaced(event["replace_channel"]["id"], channel)
+            self._replaced(event["replace_channel"]["id"], event["application"], channel)
         elif (session := self.call_of(call_id)) is not None:
             self._arrived(session, event["application"], channel, event["args"])
         elif self._knows(call_id):
@@ -573,11 +573,14 @@ class Hub:
         else:
             self._begin(event["application"], channel, event["args"])
 
-    def _replaced(self, before: str, channel: Mapping[str, Any]) -> None:
+    def _replaced(self, before: str, app: str, channel: Mapping[str, Any]) -> None:
         """The far side has transferred a call to somebody else by itself (REFER), and its place, in whatever
         bridge, is another channel's from now on: it is the call, which goes on. The one before would stay in
-        the app until the far side ends it."""
-        session = self.call_of(before)
+        the app until the far side ends it. A channel that was a call of ours in the dialplan is that one no
+        more: who talked to it there has put the two together."""
+        session, other = self.call_of(before), self.call_of(channel["id"])
+        if other is not None:
+            self._feed(other.id, lifecycle.WentOn(app))
         if session is None:  # it ended meanwhile
             self._part(channel["id"])
             return
@@ -889,7 +892,9 @@ class Hub:
         """A call that waits in one of our apps and that nobody here knows."""
         call_id = channel["id"]
         taker, rest = self._taker(app, args)
-        if adopting and taker is not None and not taker.blocked:
+        if not adopting and _has_place(channel, args):
+            self._part(call_id)  # whose place was told while nobody heard it: that call is over
+        elif adopting and taker is not None and not taker.blocked:
             with self._or_fallback(call_id, taker.tenant):
                 self._adopt(app, taker, channel, args, rest)
         else:
@@ -907,6 +912,14 @@ class Hub:
         if not task.cancelled() and (error := task.exception()):
             level = logging.WARNING if isinstance(error, VoxtractlError) else logging.ERROR
             log.log(level, "a step of a call failed: %s", error, exc_info=error)
+
+
+def _has_place(channel: Mapping[str, Any], args: list[str]) -> bool:
+    """It has the place of another channel, after a transfer of the far side, and is no call that comes: the
+    dialplan, where calls come from, runs the second half of a Local channel."""
+    name = channel.get("name", "")
+    first_half = name.startswith("Local/") and name.endswith(";1") and not args
+    return first_half or name.startswith("Local/_attended@")
 
 
 _READERS: Final = {

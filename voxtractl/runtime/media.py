@@ -183,7 +183,9 @@ class Media:
             channel, leg = await self._open(rate or RATE, "audio_stream")
             try:
                 bridge = await self._bridge()
-                await self._channel.command(requests.add_to_bridge(bridge, [channel]), "audio_stream")
+                await self._channel.command(
+                    lambda _: requests.add_to_bridge(bridge, [channel]), "audio_stream"
+                )
             except BaseException:
                 await leg.close()
                 raise
@@ -199,14 +201,14 @@ class Media:
             await self._sounds.until_quiet("audio_stream", at_once=True)
             if not channel.is_up:
                 await self._open_early()
-            channel.bridge = await channel.open_bridge([channel.id], "audio_stream")
+            channel.bridge = await channel.open_bridge(lambda own: [own], "audio_stream")
         return channel.bridge
 
     async def _open_early(self) -> None:
         """Let the caller hear sound before the answer. Asterisk opens the line (SIP 183) for a sound of its
         own, silence too, but not for a bridge."""
         for request in (requests.silence_start, requests.silence_stop):
-            await self._channel.command(request(self._channel.id), "audio_stream")
+            await self._channel.command(request, "audio_stream")
 
     async def _open(self, rate: int, op: str) -> tuple[str, Leg]:
         self._channel.check(op)
@@ -244,7 +246,7 @@ class Media:
         try:
             channel, leg = await self._open(rate, "snoop")
             try:
-                bridge = await self._channel.open_bridge([listener, channel], "snoop")
+                bridge = await self._channel.open_bridge(lambda _: [listener, channel], "snoop")
             except BaseException:
                 await leg.close()
                 raise
@@ -257,7 +259,7 @@ class Media:
 
     async def listener(self, spy: str, op: str) -> str:
         """A channel of our own that listens in."""
-        build = partial(requests.snoop, self._channel.id, app=self._app, spy=cast("Any", spy))
+        build = partial(requests.snoop, app=self._app, spy=cast("Any", spy))
         return await self._channel.open_channel(build, op)
 
     def _unsnooped(self, leg: Leg, listener: str, bridge: str, why: str) -> None:

@@ -231,7 +231,7 @@ class CallSession:
             await self._answered_by_them()
             return
         await self._sounds.until_quiet("answer")
-        await self._channel.command(requests.answer(self.channel_id, first=self._channel.untouched), "answer")
+        await self._channel.command(partial(requests.answer, first=self._channel.untouched), "answer")
         self._hub.answered(self)
 
     @property
@@ -375,7 +375,7 @@ class CallSession:
         """Send digits to the other side; ``between`` and ``duration`` in milliseconds. Returns when they have
         been sent; ``w`` is a pause of half a second, ``W`` of a second."""
         await self._channel.command(
-            requests.dtmf(self.channel_id, digits, between=between, duration=duration), "send_dtmf"
+            partial(requests.dtmf, digits=digits, between=between, duration=duration), "send_dtmf"
         )
         pauses = digits.count("w") * 0.5 + digits.count("W")
         keys = len(digits) - digits.count("w") - digits.count("W")
@@ -404,21 +404,21 @@ class CallSession:
 
     async def ring(self) -> None:
         """Let the caller hear ringing, before the call is answered."""
-        await self._in_turn(requests.ring(self.channel_id), "ring")
+        await self._in_turn(requests.ring, "ring")
 
     async def ring_stop(self) -> None:
-        await self._in_turn(requests.ring_stop(self.channel_id), "ring_stop")
+        await self._in_turn(requests.ring_stop, "ring_stop")
 
     async def hold(self, moh_class: str | None = None) -> None:
         """Music on hold for the other side; ``moh_class`` is a class of musiconhold.conf. A sound that is
         played meanwhile is heard in its place, and the music again when it has ended."""
         self._held, self._music = True, moh_class  # also when it is given up: Asterisk may have done it
-        await self._in_turn(requests.moh_start(self.channel_id, moh_class), "hold")
+        await self._in_turn(partial(requests.moh_start, music=moh_class), "hold")
 
     async def unhold(self) -> None:
         held, self._held = self._held, False
         try:
-            await self._in_turn(requests.moh_stop(self.channel_id), "unhold")
+            await self._in_turn(requests.moh_stop, "unhold")
         except BaseException:
             self._held = held
             raise
@@ -431,18 +431,18 @@ class CallSession:
 
     async def mute(self, direction: str = "both") -> None:
         """Silence what comes from (``in``), goes to (``out``) the other side, or ``both``."""
-        await self._in_turn(requests.mute(self.channel_id, direction), "mute")
+        await self._in_turn(partial(requests.mute, direction=direction), "mute")
 
     async def unmute(self, direction: str = "both") -> None:
-        await self._in_turn(requests.unmute(self.channel_id, direction), "unmute")
+        await self._in_turn(partial(requests.unmute, direction=direction), "unmute")
 
-    async def _in_turn(self, request: requests.Request, op: str) -> None:
-        await self._channel.in_turn(self._channel.command(request, op))
+    async def _in_turn(self, build: "Callable[[str], requests.Request]", op: str) -> None:
+        await self._channel.in_turn(self._channel.command(build, op))
 
     async def get_variable(self, name: str) -> str:
         """A channel variable or function; "" when it is not set."""
         answer = await self._channel.command(
-            requests.get_variable(self.channel_id, name), "get_variable", unless=requests.NOT_SET
+            partial(requests.get_variable, name=name), "get_variable", unless=requests.NOT_SET
         )
         return "" if answer.status == 404 else str(answer.body["value"])
 
@@ -454,7 +454,7 @@ class CallSession:
         """
         ((key, text),) = requests.variables({name: value}).items()
         await self._sounds.until_quiet("set_variable")
-        await self._channel.command(requests.set_variable(self.channel_id, key, text), "set_variable")
+        await self._channel.command(partial(requests.set_variable, name=key, value=text), "set_variable")
 
     # --- leaving ----------------------------------------------------------------------------------------
 
@@ -474,7 +474,10 @@ class CallSession:
     ) -> None:
         """Send it into the dialplan. ``attended`` says whether somebody waits for it to come back."""
         op = "continue_in_dialplan"
-        request = requests.continue_in_dialplan(self.channel_id, context, extension, priority)
+        build = partial(
+            requests.continue_in_dialplan, context=context, extension=extension, priority=priority
+        )
+        build(self.channel_id)  # what cannot be asked for is told at once
         self._channel.check(op)
         self._channel.must_be_alone(op)
         if not await self._hub.places.exists(self.channel_id, context, extension, priority):
@@ -484,7 +487,7 @@ class CallSession:
         await self._sounds.until_quiet(op, leaving=True)
         self._channel.check(op)
         # Who gives up does not take back a command that may be on its way: what becomes of it is known first.
-        leaving = asyncio.ensure_future(self._leave(request, op, f"{context},{extension}", attended=attended))
+        leaving = asyncio.ensure_future(self._leave(build, op, f"{context},{extension}", attended=attended))
         leaving.add_done_callback(seen)
         try:
             await asyncio.shield(leaving)
@@ -492,14 +495,16 @@ class CallSession:
             await asyncio.wait([leaving])
             raise
 
-    async def _leave(self, request: requests.Request, op: str, to: str, *, attended: bool | None) -> None:
+    async def _leave(
+        self, build: Callable[[str], requests.Request], op: str, to: str, *, attended: bool | None
+    ) -> None:
         before = self.attended, self._doing
         self._channel.tell(lifecycle.Continue())
         self._home.clear()
         # Before the command: the call may be back before its answer is.
         self._left, self._doing, self.attended = self._channel.visits, CallState.TRANSFERRING, bool(attended)
         try:
-            await self._channel.command(request, op)
+            await self._channel.command(build, op)
         except BaseException as exc:
             self._home.set()
             self.attended, self._doing = before
@@ -738,8 +743,7 @@ class CallSession:
                 own = call._channel.bridge
                 if own is not None and not call.is_gone:
                     with suppress(CallEnded):
-                        back = requests.add_to_bridge(own, [call.channel_id])
-                        await call._channel.command(back, "bridge_with")
+                        await call._channel.command(partial(_into, own), "bridge_with")
         finally:
             with suppress(AriError, CallEnded):  # then there is none
                 await self._hub.aux.remove(joining.result())
@@ -1007,6 +1011,10 @@ def _called(channel: Mapping[str, Any], args: Sequence[str]) -> str:
         return args[0]
     dialplan = channel.get("dialplan") or {}
     return str(dialplan.get("exten", ""))
+
+
+def _into(bridge: str, channel: str) -> requests.Request:
+    return requests.add_to_bridge(bridge, [channel])
 
 
 def _refuse(called: "asyncio.Future[CallSession]") -> None:

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from voxtractl.ari import requests
 from voxtractl.ari.client import stop_playback
-from voxtractl.ari.requests import Answer
+from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriUnreachable, MediaFailed, UsageFault
 from voxtractl.runtime.channel import Channel, seen
 
@@ -76,10 +76,14 @@ class Sounds:
         self._playing[playback] = media
         self._sounding.add(playback)
         self._quiet.clear()
-        target = channel.bridge if channel.bridge is not None else channel.id
-        build = requests.play_bridge if channel.bridge is not None else requests.play
-        asking = asyncio.ensure_future(channel.command(build(target, playback, media, lang=lang or None), op))
-        self._asking[playback] = asking
+        bridge = channel.bridge
+
+        def build(own: str) -> Request:
+            if bridge is None:
+                return requests.play(own, playback, media, lang=lang or None)
+            return requests.play_bridge(bridge, playback, media, lang=lang or None)
+
+        self._asking[playback] = asking = asyncio.ensure_future(channel.command(build, op))
         asking.add_done_callback(partial(self._asked, playback))
         try:
             await asyncio.shield(asking)

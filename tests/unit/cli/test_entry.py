@@ -3,12 +3,14 @@
 In-process where a return code is enough; a real process, pipe or terminal where these are what is tested.
 """
 
+import io
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voxtractl import errors
-from voxtractl.cli import context, entry
+from voxtractl.cli import context, entry, show
 from voxtractl.settings import Settings
 
 CANARY: Final = "canary-6f1d0b"
@@ -480,6 +482,44 @@ def test_ctrl_c_at_a_question_ends_with_130_and_changes_nothing(folder: Path) ->
     assert terminal.code() == 130
     assert "Traceback" not in shown
     assert (folder / "tenants.toml").read_bytes() == before
+
+
+def test_ctrl_c_ends_a_question_also_when_the_read_does_not_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came a moment before; here another thread has it."""
+    ours, theirs = pty.openpty()
+    asked, ended, answered = threading.Event(), threading.Event(), threading.Event()
+
+    def presses() -> None:
+        asked.wait(10)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        if not ended.wait(10):
+            answered.set()
+            os.write(ours, b"n\n")
+
+    class Shown(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            if "[y/N]" in text:
+                asked.set()
+            return super().write(text)
+
+    finger = threading.Thread(target=presses)
+    finger.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with os.fdopen(theirs) as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            monkeypatch.setattr(sys, "stderr", Shown())
+            with pytest.raises(KeyboardInterrupt):
+                show.confirm("Remove acme?")
+    finally:
+        ended.set()
+        finger.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(ours)
+    assert not answered.is_set()
 
 
 def test_an_answer_in_no_encoding_is_not_yes(folder: Path) -> None:

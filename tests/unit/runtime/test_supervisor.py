@@ -101,13 +101,35 @@ async def test_a_startup_hook_is_its_tenants_fault_whatever_it_raises(
     await supervisor.close()
 
 
+@pytest.fixture
+def load_is_over(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Ends the time that the loads have, when it is called: by then they are where the test wants them."""
+    loads: list[asyncio.Timeout] = []
+    timeout, most = asyncio.timeout, 3600.0
+
+    def kept(seconds: float | None) -> asyncio.Timeout:
+        made = timeout(seconds)
+        if seconds == most:
+            loads.append(made)
+        return made
+
+    monkeypatch.setattr("voxtractl.runtime.supervisor.LOAD_TIMEOUT", most)
+    monkeypatch.setattr(asyncio, "timeout", kept)
+
+    def over() -> None:
+        for load in loads:
+            load.reschedule(asyncio.get_running_loop().time())
+
+    return over
+
+
 async def test_a_startup_hook_that_waits_is_cancelled_with_the_load(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, load_is_over: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr("voxtractl.runtime.supervisor.LOAD_TIMEOUT", 0.2)
     waits = "\n    ".join(
         (
             "import pathlib",
+            "pathlib.Path(__file__).with_suffix('.begun').touch()",
             "try:",
             "    await asyncio.sleep(60)",
             "finally:",
@@ -116,10 +138,12 @@ async def test_a_startup_hook_that_waits_is_cancelled_with_the_load(
     )
     (tmp_path / "acme.py").write_text(HOOK.format(waits))
     supervisor = Supervisor(tmp_path / "tenants.toml")
-    await supervisor._load({"acme": tenant("acme")})
+    load = asyncio.create_task(supervisor._load({"acme": tenant("acme")}))
+    await until((tmp_path / "acme.begun").exists)
+    load_is_over()
+    await asyncio.gather(*await load)
     assert "was not ready within" in str(supervisor.faults["acme"])
-    while not (tmp_path / "acme.over").exists():  # noqa: ASYNC110  a thread makes it
-        await asyncio.sleep(0.01)
+    await until((tmp_path / "acme.over").exists)
     await supervisor.close()
 
 
@@ -152,7 +176,7 @@ async def test_code_that_repairs_a_blocked_tenant_gets_another_loop(
     assert second is not first
     assert second.loop is not first.loop
     assert not second.blocked
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(4):
         await supervisor._retire()  # nobody waits for what is blocked
     ups = [first.is_up]
     ends.set()
@@ -160,8 +184,7 @@ async def test_code_that_repairs_a_blocked_tenant_gets_another_loop(
     left = supervisor._loops.of(first)
     await supervisor._retire()
     assert [*ups, first.is_up] == [True, False]
-    left.join()
-    assert left.loop.is_closed()  # no thread is left behind
+    await until(left.loop.is_closed)  # no thread is left behind
     assert second.loop.is_running()
     await supervisor.close()
 
@@ -389,8 +412,7 @@ async def test_the_thread_of_a_tenant_that_was_removed_ends(tmp_path: Path) -> N
     await supervisor._retire()
     assert set(supervisor._loops._of) == {"beta"}
     for slug in ("acme", "gamma"):
-        loops[slug].join()
-        assert loops[slug].loop.is_closed()
+        await until(loops[slug].loop.is_closed)
     assert loops["beta"].loop.is_running()
     await supervisor.close()
 
@@ -419,7 +441,7 @@ async def test_the_end_waits_for_a_shutdown_hook_that_runs_already(
     supervisor._leave("acme")
     for _ in range(2):
         await supervisor._retire()  # does not wait for ever
-        assert hook["begun"].is_set()
+        assert await asyncio.to_thread(hook["begun"].wait, 10)
         assert [served.tenant.slug for served in supervisor._past] == ["acme"]
     monkeypatch.setattr("voxtractl.runtime.supervisor.SHUT_DOWN", 10)
     asyncio.get_running_loop().call_later(0.2, hook["may_end"].set)
@@ -428,9 +450,8 @@ async def test_the_end_waits_for_a_shutdown_hook_that_runs_already(
 
 
 async def test_a_startup_hook_that_blocks_for_ever_takes_one_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load_is_over: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr("voxtractl.runtime.supervisor.LOAD_TIMEOUT", 1.0)
     monkeypatch.setattr("voxtractl.runtime.loops.BLOCKED_AFTER", 0.05)
     blocks = "import pathlib, time\n    end = pathlib.Path(__file__).with_suffix('.end')\n"
     blocks += "    while not end.exists(): time.sleep(0.01)"
@@ -440,7 +461,8 @@ async def test_a_startup_hook_that_blocks_for_ever_takes_one_thread(
     await until(lambda: supervisor._loops._at)
     app = next(iter(supervisor._loops._at))
     await watched(supervisor, app, blocked=True)
-    await load
+    load_is_over()
+    await asyncio.gather(*await load)
     assert "was not ready within" in str(supervisor.faults["acme"])
     await supervisor._retire()
     assert not supervisor._is_due(acme)
