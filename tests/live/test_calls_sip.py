@@ -46,6 +46,9 @@ async def line(lab: Lab, node_document: NodeDocument) -> AsyncIterator[tuple[Pbx
         pbx.write_far_contexts()
         await asyncio.to_thread(pbx.voxtractl, "dialplan", "push", "--yes")
         yield pbx, there
+        for dialog in there.dialogs.values():
+            if dialog.up:  # who has sent a REFER is left a minute for its BYE, with its port for sound
+                dialog.hang_up()
         for row in pbx.channels():
             pbx.ari("DELETE", f"channels/{row['id']}")
         await pbx.empty()
