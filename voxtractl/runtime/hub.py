@@ -728,6 +728,9 @@ class Hub:
 
     def _on_end(self, event: Any) -> None:
         session = self.call_of(event["channel"]["id"])
+        taker = self._takers.get((event["application"], ""))
+        if session is not None and taker is not None and taker.tenant != session.tenant:
+            return  # it left the tenant it came from, and that is told after its begin here
         if session is not None:
             self._feed(session.id, lifecycle.LeftStasis())
 

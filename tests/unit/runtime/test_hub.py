@@ -159,6 +159,18 @@ async def test_a_channel_that_is_missed_while_it_is_replaced_is_not_the_end_of_t
     await hub.stop()
 
 
+async def test_the_end_in_the_app_of_the_tenant_before_may_be_told_late() -> None:
+    _, hub, _ = await served()
+    hub.feed("call", lifecycle.Continue())
+    hub._on_event(started("voxtra-beta"))  # type: ignore[arg-type]
+    states = []
+    for app in ("voxtra-acme", "voxtra-beta"):
+        hub._on_event(of_call("StasisEnd", app))  # type: ignore[arg-type]
+        states.append(hub.table.live["call"].state)
+    assert states == [State.UP, State.LEFT]
+    await hub.stop()
+
+
 async def test_another_tenants_app_makes_it_that_tenants_call() -> None:
     _, hub, told = await served()
     leaves(hub)
