@@ -45,9 +45,11 @@ ENDINGS: Final[Mapping[str, str]] = {
     "push": "0, 2, 3; with `--push` as `dialplan push`",
     "trust": "0, 2, 3, 4 (nothing is trusted yet), 5",
     "serve": "0 (stopped by a signal), 2, 3, 4 (another process took the app), 5, 7 (some have no handler)",
+    "call": "0, 1 (what was to follow the answer failed), 2, 3, 5 (no node answers), 20 to 24",
 }
 KINDS: Final[Mapping[str, str]] = {
     "init": "document",
+    "originate": "call",
     "demo": "lab",
     "tenant add": "push",
     "tenant set": "push",

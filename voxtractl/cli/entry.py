@@ -37,6 +37,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "node": ("voxtractl.cli.node", "List, prepare, check and trust Asterisk nodes."),
     "dialplan": ("voxtractl.cli.dialplan", "Plan, push, reload, prove and roll back."),
     "run": ("voxtractl.cli.run", "Serve the tenants' calls with their handlers."),
+    "originate": ("voxtractl.cli.originate", "Call a number for a tenant."),
     "lab": ("voxtractl.cli.lab", "A private, real Asterisk to try things on."),
 }
 

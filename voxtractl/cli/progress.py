@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from voxtractl.cli import context, show
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from rich.progress import Progress, TaskID
 
 __all__ = ["Board", "reporter", "wait"]
@@ -89,11 +91,11 @@ def reporter() -> Callable[[str, str], None]:
     return _nothing
 
 
-def wait(work: Coroutine[Any, Any, T]) -> T:
+def wait(work: Coroutine[Any, Any, T], new_event_loop: "Callable[[], AbstractEventLoop] | None" = None) -> T:
     """Run ``work`` to its end in the command line's event loop; the board is gone afterwards."""
     from voxtractl.cli.entry import wait
 
     try:
-        return wait(work)
+        return wait(work, new_event_loop)
     finally:
         _BOARD.close()

@@ -46,6 +46,14 @@ class Outbound(NamedTuple):
     deny: tuple[str, ...] = ()
     calls_per_second: float = 1.0
 
+    def allows(self, number: str) -> bool:
+        """Whether the longest prefix of the number allows it; one that is in both lists is denied."""
+        allowed, denied = (
+            max((len(prefix) for prefix in prefixes if number.startswith(prefix)), default=-1)
+            for prefixes in (self.allow, self.deny)
+        )
+        return allowed > denied
+
 
 class Fallback(NamedTuple):
     """What a caller gets when no runtime is connected: a sound, a number over the own trunk, or a queue."""

@@ -71,6 +71,8 @@ COMMANDS: Final[dict[str, tuple[int, set[str]]]] = {
     "dialplan push --yes": (5, TYPER | {"asyncio", "jinja2"}),
     "run --help": (0, TYPER),
     "run": (2, TYPER | {"asyncio"}),  # its tenant has no handler
+    "originate --help": (0, TYPER),
+    "originate acme +265999123456": (2, TYPER),  # it has no outbound
     "node --help": (0, TYPER),
     "node list": (0, TYPER),
     "lab --help": (0, TYPER),
