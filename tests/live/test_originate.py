@@ -113,6 +113,27 @@ async def test_who_answers_talks_to_the_tenants_handler(line: tuple[Pbx, Exchang
     assert (dialog.number, dialog.caller) == (number(200), OURS)
 
 
+async def test_an_internal_number_and_a_limit_of_one_call(line: tuple[Pbx, Exchange]) -> None:
+    """The call is one of the tenant's, though it goes out and comes back in."""
+    pbx, there = line
+    text = pbx.config.read_text()
+    mine = f'dids = ["{ACME}"]'
+    pbx.config.write_text(text.replace(mine, f'{mine}\nextensions = ["1000"]\nmax_channels = 1'))
+    await asyncio.to_thread(pbx.voxtractl, "dialplan", "push", "--yes")
+
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        await call.play_file("beep")
+        code, told, _ = await run(pbx.config, "acme", number(200))
+        assert (code, told["error"]["details"]["disposition"]) == (20, "busy")
+        return call.called_number
+
+    async with serving(pbx, handler) as (_, seen):
+        assert (await run(pbx.config, "acme", number(200), "--to", "1000"))[0] == 0
+        assert await asyncio.wait_for(seen.result, 15) == "1000"
+    assert len(there.dialogs) == 1
+
+
 async def test_with_no_runtime_they_meet_the_tenants_fallback(line: tuple[Pbx, Exchange]) -> None:
     pbx, _ = line
     code, told, _ = await run(pbx.config, "acme", number(200))

@@ -41,6 +41,7 @@ NORMAL: Final = 16  # causes of Q.850: an ordinary hangup
 REJECTED: Final = 21  # what the dialplan says to a number that the tenant may not dial
 LIFETIME: Final = "TIMEOUT(absolute)"  # seconds after which Asterisk ends it, also when we were killed
 LONGEST_CALL: Final = 3600
+COUNTED: Final = "VOXTRA_COUNTED"  # whose limit has it already: the dialplan does not count it once more
 RING_MAX: Final = 60  # seconds; the dialplan's own Dial rings no longer
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -213,7 +214,7 @@ async def _call(
                 f"Local/{order.number}@{naming.outbound_context(order.tenant)}/n",
                 caller_id=order.caller_id,
                 timeout=order.ring,
-                variables={LIFETIME: LONGEST_CALL, **order.variables},
+                variables={LIFETIME: LONGEST_CALL, COUNTED: order.tenant, **order.variables},
             )
         except OriginateFailed as exc:
             raise _told(exc, order, node) from exc
@@ -276,7 +277,7 @@ async def _connect(call: "CallSession", order: _Order) -> None:
             played = await call.play_url(sound)
         else:
             played = await call.play(sound if ":" in sound else f"sound:{sound}")
-        if not played.ok:
+        if played.status == "failed":
             raise MediaFailed(f"Asterisk could not play {sound}", call=call.id, hint="is it on the node?")
     await call.hangup()
 
