@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.live.exchange import Exchange
-from tests.live.pbx import ACME, Pbx, nothing, serving, until
-from tests.live.test_calls_sip import OURS, line, number
+from tests.live.conftest import LabFactory, NodeDocument
+from tests.live.exchange import Exchange, exchange
+from tests.live.pbx import ACME, TENANTS, Pbx, nothing, serving, until
+from tests.live.test_calls_sip import OURS, fate, line, number
 from voxtractl.runtime.session import CallSession
 
 __all__ = ["line"]  # the fixture
@@ -273,3 +274,20 @@ async def test_a_tenant_that_was_not_pushed_is_named(line: tuple[Pbx, Exchange])
     assert (code, told["error"]["details"]["disposition"]) == (24, "failed")
     assert "is other pushed to" in told["error"]["hint"]
     assert not there.dialogs
+
+
+async def test_an_asterisk_that_is_gone_during_the_call_is_told(
+    own_lab: LabFactory, node_document: NodeDocument
+) -> None:
+    lab = await asyncio.to_thread(own_lab)
+    async with exchange("127.0.0.9", lab.sip_port, fate) as there:
+        tenants = TENANTS.replace('host = "127.0.0.9"', f'host = "127.0.0.9"\nport = {there.port}')
+        config = await asyncio.to_thread(lambda: node_document(tenants, lab=lab))
+        await asyncio.to_thread(Pbx(lab, config).voxtractl, "dialplan", "push", "--yes")
+        words = ("acme", number(200), "--play", "demo-congrats", "--timeout", "1")
+        async with originate(config, *words) as command:
+            await until(lambda: there.dialogs and len(next(iter(there.dialogs.values())).heard) > 2000)
+            await asyncio.to_thread(lab.kill)
+            code, told, _ = await command.ends()
+    assert (code, told["error"]["id"], told["error"]["where"]) == (5, "ari.unreachable", "lab")
+    assert "what became of it is not known" in told["error"]["message"]

@@ -9,7 +9,7 @@ The command stays until the call is over, and ends it when it is interrupted.
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from uuid import uuid4
 
 import typer
@@ -42,6 +42,7 @@ REJECTED: Final = 21  # what the dialplan says to a number that the tenant may n
 LIFETIME: Final = "TIMEOUT(absolute)"  # seconds after which Asterisk ends it, also when we were killed
 LONGEST_CALL: Final = 3600
 COUNTED: Final = "VOXTRA_COUNTED"  # whose limit has it already: the dialplan does not count it once more
+LOOK: Final = 0.2  # seconds between looks whether the connection is there
 RING_MAX: Final = 60  # seconds; the dialplan's own Dial rings no longer
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -116,7 +117,8 @@ def originate(
 
     if not settings.verbose:  # what matters of it is in the result
         logging.getLogger("voxtractl").addHandler(logging.NullHandler())
-    node, ended = wait(_call(provisioner, _nodes(provisioner, tenant), order, reporter()), new_event_loop)
+    work = _call(provisioner, _nodes(provisioner, tenant), order, reporter(), settings.timeout)
+    node, ended = wait(work, new_event_loop)
     show.emit(*_result(order, node, ended))
 
 
@@ -202,32 +204,65 @@ def _nodes(provisioner: "TenantProvisioner", tenant: Tenant) -> list[str]:
 
 
 async def _call(
-    provisioner: "TenantProvisioner", nodes: Sequence[str], order: _Order, report: "Report"
+    provisioner: "TenantProvisioner", nodes: Sequence[str], order: _Order, report: "Report", patience: float
 ) -> "tuple[str, Ended]":
     """Make it at the first node that answers, and see it to its end."""
+    import asyncio
+
     _end_with_the_terminal()
     node, serving = await _connected(provisioner, nodes, order, report)
+    work = [
+        asyncio.ensure_future(_one(serving, order, node, report)),
+        asyncio.ensure_future(_cut(serving, node, patience)),
+    ]
     try:
-        report(node, f"calling {order.number} as {order.caller_id}; Ctrl-C ends it")
-        try:
-            call = await serving.originate(
-                f"Local/{order.number}@{naming.outbound_context(order.tenant)}/n",
-                caller_id=order.caller_id,
-                timeout=order.ring,
-                variables={LIFETIME: LONGEST_CALL, COUNTED: order.tenant, **order.variables},
-            )
-        except OriginateFailed as exc:
-            raise _told(exc, order, node) from exc
-        report(node, f"{order.number} has answered; Ctrl-C ends the call")
-        with suppress(CallEnded):  # they hung up meanwhile
-            await _connect(call, order)
-        return node, await call.wait_ended()
+        done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+        return node, done.pop().result()
     except CallError as exc:
         exc.where = node  # there is one call; which one is in the details
         raise
     finally:
+        for task in work:
+            task.cancel()
         await _stopped(serving)
         report(node, "")
+
+
+async def _one(serving: "VoxtraApp", order: _Order, node: str, report: "Report") -> "Ended":
+    """The call, from its first ring to its end."""
+    report(node, f"calling {order.number} as {order.caller_id}; Ctrl-C ends it")
+    try:
+        call = await serving.originate(
+            f"Local/{order.number}@{naming.outbound_context(order.tenant)}/n",
+            caller_id=order.caller_id,
+            timeout=order.ring,
+            variables={LIFETIME: LONGEST_CALL, COUNTED: order.tenant, **order.variables},
+        )
+    except OriginateFailed as exc:
+        raise _told(exc, order, node) from exc
+    report(node, f"{order.number} has answered; Ctrl-C ends the call")
+    with suppress(CallEnded):  # they hung up meanwhile
+        await _connect(call, order)
+    return await call.wait_ended()
+
+
+async def _cut(serving: "VoxtraApp", node: str, patience: float) -> NoReturn:
+    """Raises AriUnreachable when nothing is heard of the call any more, for so many seconds."""
+    import asyncio
+    from time import monotonic
+
+    heard = monotonic()
+    while monotonic() - heard < patience:
+        await asyncio.sleep(LOOK)
+        if serving.is_connected:
+            heard = monotonic()
+    raise AriUnreachable(
+        "the connection was lost during the call: what became of it is not known",
+        method="GET",
+        path="/ari/events",
+        where=node,
+        hint="when Asterisk is back: core show channels",
+    )
 
 
 def _end_with_the_terminal() -> None:

@@ -332,6 +332,11 @@ class VoxtraApp:
             self._stops = False
 
     @property
+    def is_connected(self) -> bool:
+        """Events of its calls come: not while the connection is away, or another process has the app."""
+        return any(hub.hears(self.app_name) for hub in self._hubs)
+
+    @property
     def busy(self) -> bool:
         """Calls are up, or handlers and hooks run."""
         return bool(self.calls or self._tasks) or self._shutting_down.locked()
