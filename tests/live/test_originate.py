@@ -135,10 +135,11 @@ async def test_an_internal_number_and_a_limit_of_one_call(line: tuple[Pbx, Excha
     assert len(there.dialogs) == 1
 
 
-async def test_with_no_runtime_they_meet_the_tenants_fallback(line: tuple[Pbx, Exchange]) -> None:
+async def test_with_no_runtime_and_no_fallback_nobody_has_them(line: tuple[Pbx, Exchange]) -> None:
     pbx, _ = line
-    code, told, _ = await run(pbx.config, "acme", number(200))
+    code, told, err = await run(pbx.config, "acme", number(200))
     assert (code, told["disposition"]) == (0, "answered")
+    assert err.startswith("warning: nobody took the call: is acme served")
 
 
 async def test_another_place_of_the_dialplan(line: tuple[Pbx, Exchange]) -> None:

@@ -39,6 +39,7 @@ __all__ = ["app"]
 
 NORMAL: Final = 16  # causes of Q.850: an ordinary hangup
 REJECTED: Final = 21  # what the dialplan says to a number that the tenant may not dial
+NOBODY: Final = 34  # what the dialplan says when no runtime is there, and no fallback
 LIFETIME: Final = "TIMEOUT(absolute)"  # seconds after which Asterisk ends it, also when we were killed
 LONGEST_CALL: Final = 3600
 COUNTED: Final = "VOXTRA_COUNTED"  # whose limit has it already: the dialplan does not count it once more
@@ -119,6 +120,8 @@ def originate(
         logging.getLogger("voxtractl").addHandler(logging.NullHandler())
     work = _call(provisioner, _nodes(provisioner, tenant), order, reporter(), settings.timeout)
     node, ended = wait(work, new_event_loop)
+    if not play and ended.cause == NOBODY:
+        show.warn(f"nobody took the call: is {slug} served (voxtractl run), and has it a fallback?")
     show.emit(*_result(order, node, ended))
 
 
@@ -320,7 +323,7 @@ async def _connect(call: "CallSession", order: _Order) -> None:
 def _told(failed: OriginateFailed, order: _Order, node: str) -> OriginateFailed:
     """The same, in words of this command."""
     why = failed.disposition.replace("_", " ")
-    if failed.cause and failed.disposition not in {"busy", "no_answer"}:
+    if failed.disposition in {"rejected", "failed"} and failed.cause:
         why += f" ({cause_name(failed.cause)})"
     undialled = failed.disposition == "failed" and not failed.cause
     return OriginateFailed(
