@@ -295,6 +295,8 @@ class EventStream:
                     log.exception("the event stream of %s fails, and connects once more", self.url)
                     reason = "voxtractl itself failed, see the log"
                 self._reason = reason
+                if self._run is None:
+                    return  # closed: what was raised took the place of the cancel
                 if self.state is State.UP:
                     self.state = State.CLOSED if self.parting else State.DOWN
                     self._tell_down(reason)
@@ -365,6 +367,8 @@ class EventStream:
             raise self._unreachable("it ended the connection before it was a websocket")
 
     def _opened(self, first: asyncio.Future[None], socket: WSTransport) -> None:
+        if self.state is State.CLOSED:
+            return  # in this moment
         self._socket = socket
         self._heard = True
         self.state = State.UP
@@ -599,7 +603,11 @@ class _Connection(WSListener):
             self.ended.exception()  # seen
         if self.socket is None:
             return
-        self.socket.send_close(WSCloseCode.OK)
+        try:
+            self.socket.send_close(WSCloseCode.OK)
+        except RuntimeError:  # given up as it became a websocket: uvloop has closed it, and tells nobody
+            self._watching.cancel()
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(self.farewell):
                 await self._parted.wait()  # it ends the connection when it has taken down our apps

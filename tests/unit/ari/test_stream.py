@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from voxtractl.ari import requests
 from voxtractl.ari.backoff import Backoff
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.requests import Answer, Request
-from voxtractl.ari.stream import MESSAGE_MAX, EventStream, State, _message
+from voxtractl.ari.stream import MESSAGE_MAX, EventStream, State, _Connection, _message
 from voxtractl.errors import AppReplaced, AriAuthFailed, AriUnreachable, UsageFault
 from voxtractl.settings import Secret
 
@@ -590,6 +591,35 @@ async def test_a_stream_that_ends_in_its_handshake_stays_ended(given_up: str) ->
     assert stream.state is State.CLOSED
     assert told.events.empty()
     assert told.ups.empty()
+
+
+async def test_a_stream_that_is_given_up_as_it_becomes_a_websocket_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The websocket opens between the cancel and its arrival; uvloop closes it, as `create_connection` was
+    cancelled, and refuses to write: with Ctrl-C in that moment a command never ended. That order is made
+    here, for the moment cannot be met."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError(
+            "unable to perform operation on <TCPTransport closed=True …>; the handler is closed"
+        )
+
+    async with serving(scripted(mute)) as url:
+        stream = EventStream(url, "u", "p", ["app"], on_event=lambda event: None)
+
+        def part(connection: _Connection) -> Any:
+            assert stream._first is not None
+            assert connection.socket is not None
+            stream._opened(stream._first, connection.socket)
+            connection.socket = SimpleNamespace(send_close=refuse)  # type: ignore[assignment]
+            return parts(connection)
+
+        parts = _Connection.part
+        await stream.start()
+        monkeypatch.setattr(_Connection, "part", part)
+        await asyncio.wait_for(stream.close(), 5)
+        assert stream.state is State.CLOSED
 
 
 async def test_an_app_that_our_own_older_handshake_took_is_taken_back_once(
