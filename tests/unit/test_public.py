@@ -4,6 +4,7 @@ Read from the source text, so that one look covers every module, also those a te
 """
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -126,6 +127,17 @@ def test_the_first_screen_of_the_readme_has_both_commands() -> None:
     screen = (HERE / "README.md").read_text().splitlines()[:40]
     assert "make demo" in "\n".join(screen)
     assert "make test" in "\n".join(screen)
+
+
+def test_the_oldest_python_is_the_same_everywhere() -> None:
+    known = tomllib.loads((HERE / "pyproject.toml").read_text())
+    oldest = known["project"]["requires-python"].removeprefix(">=")
+    named = [one.rpartition(" ")[2] for one in known["project"]["classifiers"] if ":: Python :: 3." in one]
+    assert named[0] == oldest
+    assert known["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    assert known["tool"]["mypy"]["python_version"] == oldest
+    for place in ("README.md", "docs/tutorial.md", ".ci/packages"):
+        assert f"Python {oldest} or newer" in (HERE / place).read_text(), place
 
 
 def test_the_top_level_is_the_one_of_the_design() -> None:

@@ -252,9 +252,8 @@ async def _serve(
         if counters is not None:
             await counters.close()
         living.cancel()
-        for number in SIGNALS:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)  # it ends anyway, and has an exit code to tell
+        for number in SIGNALS:  # it ends anyway, and has an exit code to tell
+            signal.signal(number, signal.SIG_IGN)  # the loop's own way has a moment in which one kills it
     if failure is not None:
         raise failure
     if faults:

@@ -5,6 +5,7 @@ of its tenants are asyncio's: libuv ends the process for what a handler may do t
 """
 
 import asyncio
+import asyncio.events
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import uvloop
 
-__all__ = ["new_event_loop", "new_tenant_loop"]
+__all__ = ["new_event_loop", "new_tenant_loop", "policy_keeper"]
 
 THREADS: Final = 32  # of asyncio.to_thread in one loop: what asyncio itself has at most
 
@@ -34,6 +35,26 @@ def new_tenant_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.SelectorEventLoop()
     loop.set_default_executor(_Threads())
     return loop
+
+
+def policy_keeper() -> Callable[[], None]:
+    """What sets the policy of event loops back to the one there is now; both are called again and again.
+
+    Python 3.14 warns of the public functions, and does without the warning itself; 3.16 has no policies.
+    """
+    asked, put = (
+        getattr(asyncio.events, f"_{name}", None) or getattr(asyncio.events, name, None)
+        for name in ("get_event_loop_policy", "set_event_loop_policy")
+    )
+    if asked is None or put is None:
+        return lambda: None
+    before = asked()
+
+    def keep() -> None:
+        if asked() is not before:
+            put(before)
+
+    return keep
 
 
 class _Threads(ThreadPoolExecutor):

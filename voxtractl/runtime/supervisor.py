@@ -35,6 +35,7 @@ from voxtractl.model.fleet import Fleet, must_know
 from voxtractl.model.node import Node
 from voxtractl.model.tenant import Tenant
 from voxtractl.runtime.app import VoxtraApp
+from voxtractl.runtime.event_loop import policy_keeper
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal, Sink
 from voxtractl.runtime.loading import Code, unload
@@ -91,7 +92,7 @@ class Supervisor:
         self.worker = worker
         self.hubs: dict[str, Hub] = {}
         self.keep_log: Callable[[], None] = lambda: None  # after a handler file may have changed it
-        self._policy = asyncio.get_event_loop_policy()
+        self._keep_policy = policy_keeper()
         self.served: dict[str, _Served] = {}
         self.faults: dict[str, HandlerFault] = {}
         self.loading: set[str] = set()  # tenants whose handlers are not ready yet
@@ -619,10 +620,9 @@ class Supervisor:
 
     def _keep(self) -> None:
         """Undo what a handler file may have done to all: to the log, or to the policy of event loops, which
-        everybody's child processes ask for their watcher (uvloop's has none)."""
+        everybody's child processes ask for their watcher before Python 3.14 (uvloop's has none)."""
         self.keep_log()
-        if asyncio.get_event_loop_policy() is not self._policy:
-            asyncio.set_event_loop_policy(self._policy)
+        self._keep_policy()
 
     async def _watch(self) -> None:
         """Calls of a tenant whose handler blocks its loop take the fallback, unless they have begun."""

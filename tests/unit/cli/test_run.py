@@ -18,6 +18,7 @@ import pytest
 
 from voxtractl.cli import entry, run
 from voxtractl.errors import UsageFault
+from voxtractl.runtime.event_loop import new_event_loop
 from voxtractl.runtime.monitor import Monitor
 
 
@@ -130,6 +131,27 @@ async def test_a_signal_while_it_starts_stops_it_at_once(
     await asyncio.wait_for(serves, 5)
     assert supervisor.asked == ["start", "close"]
     assert "stopped by a signal before it served" in capsys.readouterr().err
+
+
+def test_no_signal_ends_it_at_its_own_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a live test met the moment between the loop's handler and none at all: SIGHUP was its end."""
+    supervisor, sets, found = Supervisor(), signal.signal, set[object]()
+
+    def noting(number: signal.Signals, handler: Any) -> Any:
+        found.add(signal.getsignal(number))
+        return sets(number, handler)
+
+    async def served() -> None:
+        serves = serving(supervisor)
+        await until(lambda: supervisor.asked)
+        monkeypatch.setattr(signal, "signal", noting)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(serves, 5)
+
+    entry.wait(served(), new_event_loop)
+    assert found
+    assert signal.SIG_DFL not in found
+    assert {signal.getsignal(number) for number in entry.SIGNALS} == {signal.SIG_IGN}
 
 
 def ready(port: int) -> int:

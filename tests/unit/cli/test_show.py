@@ -25,6 +25,7 @@ class Screen(io.StringIO):
 @pytest.fixture(autouse=True)
 def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     context.configure(Settings())
     yield
     context.configure(Settings())

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -120,6 +121,23 @@ def test_dataclasses_and_pickle_find_the_modules_of_a_tenant(tmp_path: Path) -> 
     assert pickle.loads(pickle.dumps(app.word)) == app.word  # type: ignore[attr-defined]
     unload([code])
     assert not [name for name in sys.modules if name.startswith(code.package)]
+
+
+def test_a_process_that_is_forked_finds_the_functions_of_a_tenant(tmp_path: Path) -> None:
+    write(tmp_path, "words.py", "def longer(text): return text + '!'\n")
+    begin = "import multiprocessing, words\nfrom concurrent.futures import ProcessPoolExecutor\n" + APP
+    write(
+        tmp_path,
+        "acme.py",
+        f"{begin}with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('fork')) as pool:\n"
+        "    app.said = pool.submit(words.longer, 'hello').result(10)\n",
+    )
+    there = (
+        "from pathlib import Path\nfrom voxtractl.runtime.loading import Code\n"
+        f"print(Code('acme.py:app', 'acme', Path({str(tmp_path)!r})).load().said)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", there], capture_output=True, text=True, timeout=60)
+    assert run.stdout == "hello!\n", run.stderr
 
 
 def test_a_module_of_a_package_is_loaded_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
@@ -54,12 +55,14 @@ async def test_what_fails_unforeseen_is_told_and_done_again(caplog: pytest.LogCa
 
 
 async def test_the_policy_of_event_loops_stays_what_it_was(tmp_path: Path) -> None:
-    supervisor = Supervisor(tmp_path / "tenants.toml")
+    with warnings.catch_warnings(action="error"):  # Python 3.14 warns of each look
+        supervisor = Supervisor(tmp_path / "tenants.toml")
     before = asyncio.get_event_loop_policy()
     # As uvloop.install() in a handler file: this one has no watcher for anybody's child processes.
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     try:
-        await supervisor._watch()
+        with warnings.catch_warnings(action="error"):
+            await supervisor._watch()
         assert asyncio.get_event_loop_policy() is before
     finally:
         asyncio.set_event_loop_policy(before)
@@ -419,6 +422,7 @@ async def test_the_thread_of_a_tenant_that_was_removed_ends(tmp_path: Path) -> N
 
 LONG_SHUTDOWN = """
 import threading
+import warnings
 begun, may_end, done = threading.Event(), threading.Event(), threading.Event()
 
 @app.on_shutdown
