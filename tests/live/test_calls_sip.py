@@ -11,7 +11,7 @@ import pytest
 
 from tests.live.conftest import NodeDocument, release
 from tests.live.exchange import Dialog, Exchange, Fate, exchange
-from tests.live.pbx import ACME, TENANTS, Pbx, nothing, serving, until
+from tests.live.pbx import ACME, BETA, TENANTS, Pbx, nothing, serving, until
 from tests.tools.sound import loudness, pitch, tone
 from tests.tools.spoken import UNDERSTOOD
 from voxtractl import naming
@@ -544,14 +544,57 @@ async def test_a_carrier_that_may_not_transfer_is_refused_and_the_call_goes_on(
     assert len(seen.ends()) == 2
 
 
-async def test_a_transfer_of_the_far_side_to_nobody_leaves_no_call_up(line: tuple[Pbx, Exchange]) -> None:
+BETA_DIALS = """
+[tenants.beta.trunk]
+host = "127.0.0.10"
+port = {port}
+[tenants.beta.outbound]
+caller_ids = ["+265888000002"]
+allow = ["+265"]
+"""
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    "to", [f"{number(200)}%40voxtra-beta-outbound%2Fn", f"{BETA}%40from-trunk%2Fn", BETA]
+)
+async def test_a_transfer_of_the_far_side_reaches_nothing_of_another_tenant(
+    line: tuple[Pbx, Exchange], lab: Lab, to: str, shared: bool
+) -> None:
+    """A number may have an @ in it, and what is behind it was the context that Asterisk went on in: whoever
+    was called dialled over the trunk of another tenant."""
+    pbx, there = line
+    async with exchange("127.0.0.10", lab.sip_port, fate) as theirs:
+        beta = BETA_DIALS.format(port=theirs.port)
+        if shared:  # a carrier of two tenants: its calls arrive where everybody's do
+            beta = beta.replace("127.0.0.10", "127.0.0.9")
+        pbx.config.write_text(pbx.config.read_text() + beta)
+        await asyncio.to_thread(pbx.voxtractl, "dialplan", "push", "--yes")
+        beta_app = serving(pbx, nothing, "voxtra-beta")
+        async with serving(pbx, lambda call: transferred(line, call)) as (_, seen), beta_app as (_, others):
+            caller = await there.call(ACME)
+            desk = await connected(pbx, there)
+            desk.refer(f"sip:{to}@127.0.0.1")
+            await until(lambda: len(desk.notified) == 2)
+            assert desk.notified[-1].startswith("404")
+            assert [len(row["channels"]) for row in pbx.bridges()] == [2]  # the call goes on
+            caller.hang_up()
+            await asyncio.wait_for(seen.result, 10)
+        assert theirs.dialled() == []
+        assert others.events == []
+    assert len(seen.ends()) == 2
+
+
+async def test_a_transfer_of_the_far_side_to_nobody_is_refused_and_the_call_goes_on(
+    line: tuple[Pbx, Exchange],
+) -> None:
     pbx, there = line
     async with serving(pbx, lambda call: transferred(line, call)) as (_, seen):
         caller = await there.call(ACME)
         desk = await connected(pbx, there)
         desk.refer("12345")
-        # Asterisk puts the call through and tells 200 first, or it is told in time that there is nobody.
-        await until(lambda: caller.over.is_set() or "503 Service Unavailable" in desk.notified)
+        await until(lambda: "404 Not Found" in desk.notified)
+        assert [len(row["channels"]) for row in pbx.bridges()] == [2]  # the call goes on
         caller.hang_up()
         await asyncio.wait_for(seen.result, 10)
     assert len(seen.ends()) == 2
