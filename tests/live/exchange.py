@@ -243,7 +243,8 @@ class Exchange(asyncio.DatagramProtocol):
 
     async def _take(self, text: str) -> None:
         """A call of the node, to its answer and its end."""
-        number = text.partition("sip:")[2].partition("@")[0]
+        called = re.match(r"INVITE sip:(?:([^@\s]*)@)?", text)
+        number = (called[1] if called else None) or ""  # none: the endpoint itself was dialled
         found = re.search(r"sip:([^@>]*)@", _header(text, "From"))
         dialog = Dialog(self, number, found[1] if found else "", _header(text, "Call-ID"), invite=text)
         dialog.target = _uri(_header(text, "Contact"))

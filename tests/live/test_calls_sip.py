@@ -3,7 +3,7 @@ other end, the tenant's own dialplan and trunk as they were pushed."""
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -28,9 +28,9 @@ OURS = "+265888000001"
 
 def fate(number: str) -> Fate:
     """By the number: +265 7 STATUS …; 000 only rings, 302 is forwarded to acme itself, and who ends in 99999
-    hangs up soon, in 99998 at once."""
+    hangs up soon, in 99998 at once. Without a number it answers."""
     talks = {"99999": 0.3, "99998": 0.001}.get(number[-5:])
-    return Fate(int(number[5:8]), talks=talks, moved=ACME if number[5:8] == "302" else "")
+    return Fate(int(number[5:8] or 200), talks=talks, moved=ACME if number[5:8] == "302" else "")
 
 
 def number(status: int, last: int = 0) -> str:
@@ -489,6 +489,49 @@ async def test_who_a_call_talks_to_in_the_dialplan_connects_it_with_a_second_cal
     pbx.lab.cli("dialplan remove context far-agents")
     told = [event for event in seen.events if event["event"] == "dtmf"]
     assert [(event["call_id"], event["digit"]) for event in told] == [(calls[1].id, "8")]
+
+
+@pytest.fixture
+def phone(line: tuple[Pbx, Exchange]) -> Iterator[None]:
+    """The queue nobody has a telephone over the trunk in it."""
+    pbx, _ = line
+    pbx.lab.cli("queue add member PJSIP/acme-trunk to acme-nobody")
+    yield
+    pbx.lab.cli("queue remove member PJSIP/acme-trunk from acme-nobody")
+
+
+@pytest.mark.usefixtures("phone")
+async def test_an_agent_transfers_a_caller_to_another_number_of_the_tenant(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    """It is handled there; the handler that put it into the queue has done with it, and hung up on it."""
+    pbx, there = line
+    calls: list[CallSession] = []
+
+    async def handler(call: CallSession) -> Any:
+        calls.append(call)
+        await call.answer()
+        if len(calls) == 1:
+            left = await call.transfer_to_queue("nobody")
+            await call.hangup()
+            return left.status
+        pressed = await call.listen_dtmf(timeout=10)
+        await call.wait_ended()
+        return pressed
+
+    async with serving(pbx, handler) as (app, seen):
+        caller = await there.call(ACME)
+        agent = await connected(pbx, there)
+        agent.refer(ACME)
+        assert await asyncio.wait_for(seen.result, 10) == "ANSWERED"
+        await until(lambda: len(calls) == 2 and calls[1].is_up)
+        caller.press("7")
+        await until(lambda: "dtmf" in seen.names())
+        caller.hang_up()
+        await until(lambda: not app.calls)
+    ends = [(event["ended_by"], event["queue_status"]) for event in seen.ends()]
+    assert ends == [("asterisk", "ANSWERED"), ("caller", None)]
+    assert seen.names().count("call_started") == 2
 
 
 async def test_an_attended_transfer_of_the_far_side_goes_on_in_the_second_call(

@@ -69,6 +69,7 @@ PARTING: Final = (
     1.0  # seconds until a channel that another has replaced is ended, for Asterisk to tell it why
 )
 NEWEST: Final = Release(99, 0)  # a build that is no release
+TRANSFERRED_BY: Final = "BLINDTRANSFER"  # Asterisk's variable: the channel whose far side sent it here
 _EXTENSION: Final = re.compile(r"Local/([^_@][^@]*)@")  # of who is called; an attended transfer names nobody
 
 
@@ -116,6 +117,7 @@ class Hub:
         self._sending: dict[str, asyncio.Future[Any]] = {}  # the originates that have no answer yet
         self._parting: dict[str, asyncio.TimerHandle] = {}  # channels that others have replaced → their end
         self._followed: set[str] = set()  # calls that are subscribed; Asterisk keeps that while we are away
+        self._talking: set[str] = set()  # calls that somebody in the dialplan has answered
         self._given_back: WeakSet[CallSession] = WeakSet()  # calls that nobody had begun with
         self._looking: asyncio.Task[None] | None = None
         self._empty: asyncio.Event | None = None  # set when the last call of a drain is over
@@ -380,6 +382,7 @@ class Hub:
     def _end(self, ended: lifecycle.Ended) -> None:
         session = self.sessions.pop(ended.call_id, None)
         self._followed.discard(ended.call_id)
+        self._talking.discard(ended.call_id)
         if session is None:
             return
         if session.channel_id != session.id:
@@ -612,10 +615,32 @@ class Hub:
             self._begin(app, channel, args)
         elif away and session.attended is False and taker is not None and taker.blocked:
             self._spawn(self.places.to_fallback(channel["id"], session.tenant))  # nobody has it, nor can
+        elif away and session.id in self._talking:
+            self._talking.discard(session.id)
+            self._spawn(self._arrived_from(session, app, channel, args))
         else:
-            self._given_back.discard(session)
-            self._feed(session.id, lifecycle.Started())
-            session.post(session.came, channel, rest)
+            self._came(session, channel, rest)
+
+    async def _arrived_from(
+        self, session: CallSession, app: str, channel: Mapping[str, Any], args: list[str]
+    ) -> None:
+        """It talked to somebody in the dialplan. Who has transferred it to a number (REFER) is done with it,
+        and so is the handler that gave it to them: a new call of that number. Else the dialplan brings it
+        back, and its handler has it again."""
+        answer = await self._sender.insist(requests.get_variable(channel["id"], TRANSFERRED_BY))
+        if self.sessions.get(session.id) is not session or not self.table.live[session.id].away:
+            return  # it is over meanwhile
+        if answer is not None and answer.status == 200 and answer.body["value"]:
+            await self._sender.insist(requests.set_variable(channel["id"], TRANSFERRED_BY, ""))
+            self._feed(session.id, lifecycle.WentOn(app))
+            self._begin(app, channel, args)
+        else:
+            self._came(session, channel, self._taker(app, args)[1])
+
+    def _came(self, session: CallSession, channel: Mapping[str, Any], rest: list[str]) -> None:
+        self._given_back.discard(session)
+        self._feed(session.id, lifecycle.Started())
+        session.post(session.came, channel, rest)
 
     def _taker(self, app: str, args: list[str]) -> tuple[Taker | None, list[str]]:
         """Who gets the call, and its arguments without the tenant's slug and what marks it."""
@@ -756,6 +781,8 @@ class Hub:
         caller = self.call_of((event.get("caller") or {}).get("id", ""))
         if caller is not None:
             caller.deliver(event)  # somebody was dialled for it: an agent of its queue
+            if event["dialstatus"] == "ANSWER" and self.table.live[caller.id].away:
+                self._talking.add(caller.id)
 
     def _on_state(self, event: Any) -> None:
         channel = event["channel"]
