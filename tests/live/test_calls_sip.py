@@ -628,6 +628,57 @@ async def test_a_transfer_of_the_far_side_reaches_nothing_of_another_tenant(
     assert len(seen.ends()) == 2
 
 
+@pytest.mark.parametrize("how", ["invite", "refer"])
+async def test_nobody_takes_the_place_of_a_call_over_the_trunk_of_another_tenant(
+    line: tuple[Pbx, Exchange], lab: Lab, how: str
+) -> None:
+    """Asterisk lets everybody do so who knows the names of its dialog: it is ended then."""
+    pbx, there = line
+    async with exchange("127.0.0.10", lab.sip_port, fate) as theirs:
+        text = pbx.config.read_text() + BETA_DIALS.format(port=theirs.port)
+        pbx.config.write_text(
+            text.replace('host = "127.0.0.10"', 'host = "127.0.0.10"\nallow_transfer = true')
+        )
+        await asyncio.to_thread(pbx.voxtractl, "dialplan", "push", "--yes")
+        beta_app = serving(pbx, lambda call: call.transfer(f"PJSIP/{number(200)}@beta-trunk"), "voxtra-beta")
+        async with serving(pbx, listens) as (app, seen), beta_app as (others, _):
+            caller = await there.call(ACME)
+            await asyncio.wait_for(caller.answered.wait(), 10)
+            if how == "invite":
+                taken = await theirs.call(BETA, instead=caller.name)
+                await over(taken)
+            else:
+                await theirs.call(BETA)
+                thief = await connected(pbx, theirs)
+                thief.refer(ACME, to=caller)
+                await until(lambda: not others.calls)
+                thief.hang_up()
+            await until(lambda: not app.calls)
+    (ended,) = seen.ends()
+    # Of a REFER both apps hear in time, or the one ends its half and the other sees that.
+    assert ended["ended_by"] in {"asterisk"} | ({"caller"} if how == "refer" else set())
+
+
+async def test_a_carrier_puts_another_call_in_the_place_of_its_own(line: tuple[Pbx, Exchange]) -> None:
+    """Call pickup, or a telephone exchange that moves a call to another line of its own."""
+    pbx, there = line
+
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        return await call.listen_dtmf(timeout=10)
+
+    async with serving(pbx, handler) as (app, seen):
+        caller = await there.call(ACME)
+        await asyncio.wait_for(caller.answered.wait(), 10)
+        await asyncio.wait_for(seen.call, 10)
+        other = await there.call(ACME, caller="+265700000002", instead=caller.name)
+        await over(caller)
+        other.press("7")
+        assert await asyncio.wait_for(seen.result, 10) == "7"
+        await until(lambda: not app.calls)
+    assert [event["ended_by"] for event in seen.ends()] == ["handler"]
+
+
 async def test_a_transfer_of_the_far_side_to_nobody_is_refused_and_the_call_goes_on(
     line: tuple[Pbx, Exchange],
 ) -> None:

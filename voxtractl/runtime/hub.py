@@ -28,6 +28,7 @@ from time import monotonic
 from typing import Any, Final
 from weakref import WeakSet
 
+from voxtractl import naming
 from voxtractl.ari import requests
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.events import Event
@@ -568,7 +569,7 @@ class Hub:
         elif event["application"] in self._web.taken:
             pass  # told late: who has the app now finds it there
         elif "replace_channel" in event:
-            self._replaced(event["replace_channel"]["id"], event["application"], channel)
+            self._replaced(event["replace_channel"], event["application"], channel)
         elif (session := self.call_of(call_id)) is not None:
             self._arrived(session, event["application"], channel, event["args"])
         elif self._knows(call_id):
@@ -576,11 +577,12 @@ class Hub:
         else:
             self._begin(event["application"], channel, event["args"])
 
-    def _replaced(self, before: str, app: str, channel: Mapping[str, Any]) -> None:
+    def _replaced(self, old: Mapping[str, Any], app: str, channel: Mapping[str, Any]) -> None:
         """The far side has transferred a call to somebody else by itself (REFER), and its place, in whatever
         bridge, is another channel's from now on: it is the call, which goes on. The one before would stay in
         the app until the far side ends it. A channel that was a call of ours in the dialplan is that one no
         more: who talked to it there has put the two together."""
+        before = old["id"]
         session, other = self.call_of(before), self.call_of(channel["id"])
         if other is not None:
             self._feed(other.id, lifecycle.WentOn(app))
@@ -594,8 +596,24 @@ class Hub:
         self._sender.send(self._subscription(session), partial(self._subscribed, session.id))
         to = _EXTENSION.match(channel["name"])
         self.journal.write("transferred", session.told, to=to[1] if to else "")
-        if self.table.live[session.id].state is State.ENDING:
+        if _trunk_of(channel) not in (None, _trunk_of(old), session.tenant):
+            self._end_foreign(session)  # an INVITE with Replaces, which Asterisk takes from everybody
+        elif self.table.live[session.id].state is State.ENDING:
             self._delete(session.id, "normal")
+
+    def _on_attended_transfer(self, event: Any) -> None:
+        """Whoever names a call of another tenant in a REFER is obeyed by Asterisk."""
+        legs = event["transferer_first_leg"], event["transferer_second_leg"]
+        trunks = {_trunk_of(leg) for leg in legs} - {None}
+        for leg in legs if len(trunks) > 1 and event["result"] == "Success" else ():
+            session = self.sessions.get(self._calls.get(leg["id"], leg["id"]))
+            if session is not None:
+                self._end_foreign(session)
+
+    def _end_foreign(self, session: CallSession) -> None:
+        """None of a tenant's calls goes to who has another tenant's trunk."""
+        log.warning("call %s is ended: over the trunk of another tenant somebody took its place", session.id)
+        self._feed(session.id, lifecycle.HangUp(EndedBy.ASTERISK, "normal"))
 
     def _part(self, channel: str) -> None:
         """End a channel that is no call any more."""
@@ -952,7 +970,14 @@ def _has_place(channel: Mapping[str, Any], args: list[str]) -> bool:
     return first_half or name.startswith("Local/_attended@")
 
 
+def _trunk_of(channel: Mapping[str, Any]) -> str | None:
+    """The tenant over whose own trunk it runs."""
+    slug = channel.get("accountcode", "")
+    return slug if slug and channel["name"].startswith(f"PJSIP/{naming.trunk_endpoint(slug)}-") else None
+
+
 _READERS: Final = {
+    "BridgeAttendedTransfer": Hub._on_attended_transfer,
     "StasisStart": Hub._on_start,
     "StasisEnd": Hub._on_end,
     "ChannelHangupRequest": Hub._on_hangup_request,
