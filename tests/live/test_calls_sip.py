@@ -16,9 +16,11 @@ from tests.tools.sound import loudness, pitch, tone
 from tests.tools.spoken import UNDERSTOOD
 from voxtractl import naming
 from voxtractl.ari.release import SIP_CODES
+from voxtractl.ari.requests import Request
 from voxtractl.audio.g711 import pcm_to_ulaw
 from voxtractl.errors import CallEnded, OriginateFailed
 from voxtractl.lab import Lab
+from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.session import CallSession
 from voxtractl.runtime.speech import PiperSpeech, PocketsphinxRecognizer
 
@@ -532,6 +534,51 @@ async def test_an_agent_transfers_a_caller_to_another_number_of_the_tenant(
     ends = [(event["ended_by"], event["queue_status"]) for event in seen.ends()]
     assert ends == [("asterisk", "ANSWERED"), ("caller", None)]
     assert seen.names().count("call_started") == 2
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["told before", "told after"])
+async def test_a_call_that_is_transferred_while_it_is_put_into_a_queue_goes_there(
+    line: tuple[Pbx, Exchange], monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """The channel before went there, and the call stayed in the app with nobody, for good."""
+    pbx, there = line
+    calls: list[CallSession] = []
+    sent: list[str] = []
+    ask, on_event = Hub.ask, Hub._on_event
+
+    async def meets(self: Hub, request: Request, **how: Any) -> Any:
+        if request.path.endswith("/continue"):
+            sent.append(request.path)
+            if len(sent) == 1:
+                (caller,) = there.dialogs.values()
+                caller.refer(ACME)
+                await until(lambda: late or calls[0].channel_id != calls[0].id)
+                await asyncio.sleep(0.05)
+        return await ask(self, request, **how)
+
+    def told(self: Hub, event: Any) -> None:
+        if late and sent:
+            self.loop.call_later(0.15, on_event, self, event)
+        else:
+            on_event(self, event)
+
+    monkeypatch.setattr(Hub, "ask", meets)
+    monkeypatch.setattr(Hub, "_on_event", told)
+
+    async def handler(call: CallSession) -> Any:
+        calls.append(call)
+        await call.answer()
+        if len(calls) > 1:
+            return await listens(call)
+        await call.audio_stream(8000)
+        return await call.transfer_to_queue("support")
+
+    async with serving(pbx, handler) as (app, seen):
+        await there.call(ACME)
+        assert (await asyncio.wait_for(seen.result, 15)).status == "ANSWERED"
+        await until(lambda: not app.calls)
+    assert len(sent) == 2
+    assert len(seen.ends()) == 2
 
 
 async def test_an_attended_transfer_of_the_far_side_goes_on_in_the_second_call(

@@ -600,6 +600,8 @@ class Hub:
             self._end_foreign(session)  # an INVITE with Replaces, which Asterisk takes from everybody
         elif self.table.live[session.id].state is State.ENDING:
             self._delete(session.id, "normal")
+        elif self.table.live[session.id].away:
+            session.post(session.left_behind)
 
     def _on_attended_transfer(self, event: Any) -> None:
         """Whoever names a call of another tenant in a REFER is obeyed by Asterisk."""
