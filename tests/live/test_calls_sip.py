@@ -22,6 +22,7 @@ from voxtractl.errors import CallEnded, OriginateFailed
 from voxtractl.lab import Lab
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.session import CallSession
+from voxtractl.runtime.sounds import tone_of
 from voxtractl.runtime.speech import PiperSpeech, PocketsphinxRecognizer
 
 TRUNK = naming.trunk_endpoint("acme")
@@ -724,6 +725,31 @@ async def test_a_carrier_puts_another_call_in_the_place_of_its_own(line: tuple[P
         assert await asyncio.wait_for(seen.result, 10) == "7"
         await until(lambda: not app.calls)
     assert [event["ended_by"] for event in seen.ends()] == ["handler"]
+
+
+async def test_who_takes_the_place_of_a_caller_hears_its_tone_and_whoever_has_the_call_then_can_stop_it(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    pbx, there = line
+
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        await call.play_tone("ring")
+        await call.wait_ended()
+
+    async with serving(pbx, handler) as (app, seen):
+        caller = await there.call(ACME)
+        await asyncio.wait_for(caller.answered.wait(), 10)
+        call = await asyncio.wait_for(seen.call, 10)
+        await until(lambda: pbx.ari("GET", f"playbacks/{tone_of(call.id)}")[0] == 200)
+        other = await there.call(ACME, caller="+265700000002", instead=caller.name)
+        await over(caller)
+        await until(lambda: pbx.ari("GET", f"playbacks/{tone_of(call.channel_id)}")[0] == 200)
+        assert call.channel_id != call.id
+        await until(lambda: loudness(other.heard[-8000:]) > 500)
+        assert pbx.ari("GET", f"playbacks/{tone_of(call.id)}")[0] == 404
+        other.hang_up()
+        await until(lambda: not app.calls)
 
 
 async def test_a_transfer_of_the_far_side_to_nobody_is_refused_and_the_call_goes_on(

@@ -941,6 +941,7 @@ class CallSession:
         one."""
         self._channel.id = channel["id"]
         self.line = line_of(channel)
+        self.post(self._sounds.replaced)
 
     def gone(self) -> None:
         """The first sign that the other side is gone: every wait ends now."""
