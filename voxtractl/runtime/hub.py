@@ -596,8 +596,9 @@ class Hub:
         self._sender.send(self._subscription(session), partial(self._subscribed, session.id))
         to = _EXTENSION.match(channel["name"])
         self.journal.write("transferred", session.told, to=to[1] if to else "")
-        if _trunk_of(channel) not in (None, _trunk_of(old), session.tenant):
-            self._end_foreign(session)  # an INVITE with Replaces, which Asterisk takes from everybody
+        whose = _whose(channel, other)
+        if whose not in (None, _whose(old, session), _trunk_of(old)):
+            self._end_foreign(session)  # an INVITE with Replaces, say, which Asterisk takes from everybody
         elif self.table.live[session.id].state is State.ENDING:
             self._delete(session.id, "normal")
         elif self.table.live[session.id].away:
@@ -606,15 +607,15 @@ class Hub:
     def _on_attended_transfer(self, event: Any) -> None:
         """Whoever names a call of another tenant in a REFER is obeyed by Asterisk."""
         legs = event["transferer_first_leg"], event["transferer_second_leg"]
-        trunks = {_trunk_of(leg) for leg in legs} - {None}
-        for leg in legs if len(trunks) > 1 and event["result"] == "Success" else ():
-            session = self.sessions.get(self._calls.get(leg["id"], leg["id"]))
+        sessions = [self.sessions.get(self._calls.get(leg["id"], leg["id"])) for leg in legs]
+        whose = {_whose(leg, session) for leg, session in zip(legs, sessions, strict=True)} - {None}
+        for session in sessions if len(whose) > 1 and event["result"] == "Success" else ():
             if session is not None:
                 self._end_foreign(session)
 
     def _end_foreign(self, session: CallSession) -> None:
         """None of a tenant's calls goes to who has another tenant's trunk."""
-        log.warning("call %s is ended: over the trunk of another tenant somebody took its place", session.id)
+        log.warning("call %s is ended: it was connected with one of another tenant", session.id)
         self._feed(session.id, lifecycle.HangUp(EndedBy.ASTERISK, "normal"))
 
     def _part(self, channel: str) -> None:
@@ -970,6 +971,11 @@ def _has_place(channel: Mapping[str, Any], args: list[str]) -> bool:
     name = channel.get("name", "")
     first_half = name.startswith("Local/") and name.endswith(";1") and not args
     return first_half or name.startswith("Local/_attended@")
+
+
+def _whose(channel: Mapping[str, Any], session: CallSession | None) -> str | None:
+    """The tenant whose call it is. Of two tenants at one carrier one has the calls of both on its trunk."""
+    return session.tenant if session is not None and session.tenant else _trunk_of(channel)
 
 
 def _trunk_of(channel: Mapping[str, Any]) -> str | None:
