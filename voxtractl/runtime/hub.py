@@ -597,10 +597,10 @@ class Hub:
         to = _EXTENSION.match(channel["name"])
         self.journal.write("transferred", session.told, to=to[1] if to else "")
         whose = _whose(channel, other)
-        if whose not in (None, _whose(old, session), _trunk_of(old)):
-            self._end_foreign(session)  # an INVITE with Replaces, say, which Asterisk takes from everybody
-        elif self.table.live[session.id].state is State.ENDING:
+        if self.table.live[session.id].state is State.ENDING:
             self._delete(session.id, "normal")
+        elif whose not in (None, _whose(old, session), _trunk_of(old)):
+            self._end_foreign(session)  # an INVITE with Replaces, say, which Asterisk takes from everybody
         elif self.table.live[session.id].away:
             session.post(session.left_behind)
 
@@ -610,7 +610,7 @@ class Hub:
         sessions = [self.sessions.get(self._calls.get(leg["id"], leg["id"])) for leg in legs]
         whose = {_whose(leg, session) for leg, session in zip(legs, sessions, strict=True)} - {None}
         for session in sessions if len(whose) > 1 and event["result"] == "Success" else ():
-            if session is not None:
+            if session is not None and self.table.live[session.id].state is not State.ENDING:
                 self._end_foreign(session)
 
     def _end_foreign(self, session: CallSession) -> None:

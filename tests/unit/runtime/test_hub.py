@@ -168,6 +168,14 @@ async def test_a_call_whose_place_is_taken_over_the_trunk_of_another_tenant_is_e
     await hub.stop()
 
 
+async def test_what_takes_the_place_of_a_call_that_is_being_ended_is_ended_whoever_it_is() -> None:
+    asterisk, hub, _ = await served()
+    hub.feed("call", lifecycle.HangUp(lifecycle.EndedBy.HANDLER, "normal"))
+    hub._on_event({**replaced("call", "second"), "channel": over_trunk("beta", "second")})  # type: ignore[arg-type]
+    await until(lambda: ended(asterisk) == ["call", "second"])
+    await hub.stop()
+
+
 @pytest.mark.parametrize(
     ("app", "trunk", "result", "goes_on"),
     [
