@@ -36,6 +36,7 @@ __all__ = [
     "outbound_context",
     "queue_name",
     "queues_context",
+    "transfer_context",
     "tree_label",
     "trunk_endpoint",
     "worker_app",
@@ -91,6 +92,11 @@ def queues_context(slug: str) -> str:
 def outbound_context(slug: str) -> str:
     """What the tenant may dial; exists only when the tenant has ``outbound``."""
     return f"voxtra-{slug}-outbound"
+
+
+def transfer_context(slug: str) -> str:
+    """Where the tenant's own trunk may send a call by itself; exists only when it may."""
+    return f"voxtra-{slug}-transfer"
 
 
 def queue_name(slug: str, queue: str) -> str:

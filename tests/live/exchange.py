@@ -72,14 +72,28 @@ class Dialog:
         assert self.voice is not None
         self.voice.digits += digits
 
-    def refer(self, number: str, *, to: "Dialog | None" = None) -> None:
+    def refer(self, number: str, *, to: "Dialog | None" = None, more: str | None = None) -> None:
         """Ask the node to connect the other side of the call with somebody else: with whoever has the number,
-        or with the other side of a call ``to`` it that this end has placed (an attended transfer)."""
+        or with the other side of a call ``to`` it that this end has placed (an attended transfer). ``number``
+        may be a whole URI; ``more`` are the headers beside it, Referred-By when nothing is said."""
         self.requests += 1
         place = f"{self.exchange.address}:{self.exchange.port}"
-        other = f"?Replaces={to.id}%3Bto-tag%3D{to.tag}%3Bfrom-tag%3Dx{to.id}" if to else ""
-        more = f"Refer-To: <sip:{number}@127.0.0.1{other}>\r\nReferred-By: <sip:{self.number}@{place}>\r\n"
-        self.exchange.request(self, "REFER", self.requests, more=more)
+        other = f"?Replaces={to.name.replace(';', '%3B').replace('=', '%3D')}" if to else ""
+        uri = number if ":" in number else f"sip:{number}@127.0.0.1{other}"
+        by = f"Referred-By: <sip:{self.number}@{place}>\r\n" if more is None else more
+        self.exchange.request(self, "REFER", self.requests, more=f"Refer-To: <{uri}>\r\n{by}")
+
+    def offer(self, way: str = "sendrecv", *, method: str = "INVITE") -> None:
+        """A change of the sound in the middle of a call: ``sendonly`` puts the node on hold."""
+        assert self.voice is not None
+        self.requests += 1
+        self.exchange.request(self, method, self.requests, self.exchange.sdp(self.voice, way))
+
+    @property
+    def name(self) -> str:
+        """What a Replaces header calls it."""
+        ours = "carrier" if self.invite else f"x{self.id}"
+        return f"{self.id};to-tag={self.tag};from-tag={ours}"
 
     def hang_up(self) -> None:
         """BYE when it is up, else CANCEL."""
@@ -90,7 +104,7 @@ class Dialog:
             self.exchange.request(self, "BYE", self.requests)
             self.end()
         else:
-            self.exchange.request(self, "CANCEL", 1)
+            self.exchange.request(self, "CANCEL", 1, again=True)
 
     def end(self) -> None:
         self.up = False
@@ -178,13 +192,15 @@ class Exchange(asyncio.DatagramProtocol):
         """The numbers the node called, in order."""
         return [dialog.number for dialog in self.dialogs.values() if dialog.invite]
 
-    async def call(self, number: str, *, caller: str = "+265700000001") -> Dialog:
-        """Call a number of the node; it rings, or is answered."""
+    async def call(self, number: str, *, caller: str = "+265700000001", instead: str = "") -> Dialog:
+        """Call a number of the node; it rings, or is answered. ``instead`` of a call that has this name it is
+        connected with whoever that one talks to (Replaces)."""
         dialog = Dialog(self, number, caller, secrets.token_hex(8))
         dialog.target = f"sip:{number}@127.0.0.1:{self._node[1]}"
         self.dialogs[dialog.id] = dialog
         dialog.voice = await self._voice()
-        self.request(dialog, "INVITE", 1, self._sdp(dialog.voice))
+        more = f"Replaces: {instead}\r\n" if instead else ""
+        self.request(dialog, "INVITE", 1, self.sdp(dialog.voice), more=more)
         return dialog
 
     async def close(self) -> None:
@@ -227,7 +243,8 @@ class Exchange(asyncio.DatagramProtocol):
 
     async def _take(self, text: str) -> None:
         """A call of the node, to its answer and its end."""
-        number = text.partition("sip:")[2].partition("@")[0]
+        called = re.match(r"INVITE sip:(?:([^@\s]*)@)?", text)
+        number = (called[1] if called else None) or ""  # none: the endpoint itself was dialled
         found = re.search(r"sip:([^@>]*)@", _header(text, "From"))
         dialog = Dialog(self, number, found[1] if found else "", _header(text, "Call-ID"), invite=text)
         dialog.target = _uri(_header(text, "Contact"))
@@ -262,7 +279,15 @@ class Exchange(asyncio.DatagramProtocol):
         """The node's answer to a request of ours."""
         status = int(text.split()[1])
         dialog.got.append(str(status))
-        if not _header(text, "CSeq").endswith("INVITE") or status < 200 or dialog.answered.is_set():
+        number, method = _header(text, "CSeq").split()
+        if not dialog.invite:
+            dialog.tag = dialog.tag or _tag(_header(text, "To"))
+        if method != "INVITE" or status < 200:
+            return
+        if int(number) > 1:
+            self.request(dialog, "ACK", int(number), again=status != 200)
+            return
+        if dialog.answered.is_set():
             return
         dialog.status = status
         dialog.tag = _tag(_header(text, "To"))
@@ -271,23 +296,25 @@ class Exchange(asyncio.DatagramProtocol):
             dialog.up = True
             assert dialog.voice is not None
             dialog.voice.talk(*_media(text))
-        self.request(dialog, "ACK", 1)
+        self.request(dialog, "ACK", 1, again=status != 200)
         dialog.answered.set()
         if status != 200:
             dialog.end()
 
     # --- what goes ----------------------------------------------------------------------------------------
 
-    def request(self, dialog: Dialog, method: str, number: int, body: str = "", *, more: str = "") -> None:
+    def request(
+        self, dialog: Dialog, method: str, number: int, body: str = "", *, more: str = "", again: bool = False
+    ) -> None:
+        """``again``: it belongs to the transaction of the INVITE of this number."""
         place = f"{self.address}:{self.port}"
         ours, theirs = f"<sip:{dialog.caller}@{place}>;tag=x{dialog.id}", f"<{dialog.target}>"
         if dialog.invite:  # the node called: the tag of every reply of ours
             ours = f"{_header(dialog.invite, 'To')};tag=carrier"
             theirs = _header(dialog.invite, "From")
-        elif dialog.tag:
+        elif dialog.tag and method != "CANCEL":
             theirs += f";tag={dialog.tag}"
-        again = method == "CANCEL" or (method == "ACK" and dialog.status != 200)  # of the INVITE itself
-        branch = f"z9hG4bK{dialog.id}{'' if again or method == 'INVITE' else method}"
+        branch = f"z9hG4bK{dialog.id}{number}{'' if again or method == 'INVITE' else method}"
         content = "Content-Type: application/sdp\r\n" if body else ""
         self._send(
             f"{method} {dialog.target} SIP/2.0\r\nVia: SIP/2.0/UDP {place};branch={branch};rport\r\n"
@@ -298,17 +325,18 @@ class Exchange(asyncio.DatagramProtocol):
 
     def _accept(self, invite: str, voice: Voice) -> str:
         head = reply(invite, "200 OK").removesuffix("Content-Length: 0\r\n\r\n")
-        body = self._sdp(voice)
+        body = self.sdp(voice)
         return (
             f"{head}Contact: <sip:{self.address}:{self.port}>\r\nContent-Type: application/sdp\r\n"
             f"Content-Length: {len(body)}\r\n\r\n{body}"
         )
 
-    def _sdp(self, voice: Voice) -> str:
+    def sdp(self, voice: Voice, way: str = "sendrecv") -> str:
         return (
             f"v=0\r\no=- 1 1 IN IP4 {self.address}\r\ns=-\r\nc=IN IP4 {self.address}\r\nt=0 0\r\n"
             f"m=audio {voice.port} RTP/AVP 0 {DTMF_TYPE}\r\na=rtpmap:0 PCMU/8000\r\n"
             f"a=rtpmap:{DTMF_TYPE} telephone-event/8000\r\na=fmtp:{DTMF_TYPE} 0-16\r\na=ptime:20\r\n"
+            f"a={way}\r\n"
         )
 
     async def _voice(self) -> Voice:

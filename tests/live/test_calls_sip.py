@@ -3,7 +3,7 @@ other end, the tenant's own dialplan and trunk as they were pushed."""
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -11,15 +11,18 @@ import pytest
 
 from tests.live.conftest import NodeDocument, release
 from tests.live.exchange import Dialog, Exchange, Fate, exchange
-from tests.live.pbx import ACME, TENANTS, Pbx, nothing, serving, until
+from tests.live.pbx import ACME, BETA, TENANTS, Pbx, nothing, serving, until
 from tests.tools.sound import loudness, pitch, tone
 from tests.tools.spoken import UNDERSTOOD
 from voxtractl import naming
 from voxtractl.ari.release import SIP_CODES
+from voxtractl.ari.requests import Request
 from voxtractl.audio.g711 import pcm_to_ulaw
 from voxtractl.errors import CallEnded, OriginateFailed
 from voxtractl.lab import Lab
+from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.session import CallSession
+from voxtractl.runtime.sounds import tone_of
 from voxtractl.runtime.speech import PiperSpeech, PocketsphinxRecognizer
 
 TRUNK = naming.trunk_endpoint("acme")
@@ -28,9 +31,9 @@ OURS = "+265888000001"
 
 def fate(number: str) -> Fate:
     """By the number: +265 7 STATUS …; 000 only rings, 302 is forwarded to acme itself, and who ends in 99999
-    hangs up soon, in 99998 at once."""
+    hangs up soon, in 99998 at once. Without a number it answers."""
     talks = {"99999": 0.3, "99998": 0.001}.get(number[-5:])
-    return Fate(int(number[5:8]), talks=talks, moved=ACME if number[5:8] == "302" else "")
+    return Fate(int(number[5:8] or 200), talks=talks, moved=ACME if number[5:8] == "302" else "")
 
 
 def number(status: int, last: int = 0) -> str:
@@ -491,6 +494,94 @@ async def test_who_a_call_talks_to_in_the_dialplan_connects_it_with_a_second_cal
     assert [(event["call_id"], event["digit"]) for event in told] == [(calls[1].id, "8")]
 
 
+@pytest.fixture
+def phone(line: tuple[Pbx, Exchange]) -> Iterator[None]:
+    """The queue nobody has a telephone over the trunk in it."""
+    pbx, _ = line
+    pbx.lab.cli("queue add member PJSIP/acme-trunk to acme-nobody")
+    yield
+    pbx.lab.cli("queue remove member PJSIP/acme-trunk from acme-nobody")
+
+
+@pytest.mark.usefixtures("phone")
+async def test_an_agent_transfers_a_caller_to_another_number_of_the_tenant(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    """It is handled there; the handler that put it into the queue has done with it, and hung up on it."""
+    pbx, there = line
+    calls: list[CallSession] = []
+
+    async def handler(call: CallSession) -> Any:
+        calls.append(call)
+        await call.answer()
+        if len(calls) == 1:
+            left = await call.transfer_to_queue("nobody")
+            await call.hangup()
+            return left.status
+        pressed = await call.listen_dtmf(timeout=10)
+        await call.wait_ended()
+        return pressed
+
+    async with serving(pbx, handler) as (app, seen):
+        caller = await there.call(ACME)
+        agent = await connected(pbx, there)
+        agent.refer(ACME)
+        assert await asyncio.wait_for(seen.result, 10) == "ANSWERED"
+        await until(lambda: len(calls) == 2 and calls[1].is_up)
+        caller.press("7")
+        await until(lambda: "dtmf" in seen.names())
+        caller.hang_up()
+        await until(lambda: not app.calls)
+    ends = [(event["ended_by"], event["queue_status"]) for event in seen.ends()]
+    assert ends == [("asterisk", "ANSWERED"), ("caller", None)]
+    assert seen.names().count("call_started") == 2
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["told before", "told after"])
+async def test_a_call_that_is_transferred_while_it_is_put_into_a_queue_goes_there(
+    line: tuple[Pbx, Exchange], monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """The channel before went there, and the call stayed in the app with nobody, for good."""
+    pbx, there = line
+    calls: list[CallSession] = []
+    sent: list[str] = []
+    ask, on_event = Hub.ask, Hub._on_event
+
+    async def meets(self: Hub, request: Request, **how: Any) -> Any:
+        if request.path.endswith("/continue"):
+            sent.append(request.path)
+            if len(sent) == 1:
+                (caller,) = there.dialogs.values()
+                caller.refer(ACME)
+                await until(lambda: late or calls[0].channel_id != calls[0].id)
+                await asyncio.sleep(0.05)
+        return await ask(self, request, **how)
+
+    def told(self: Hub, event: Any) -> None:
+        if late and sent:
+            self.loop.call_later(0.15, on_event, self, event)
+        else:
+            on_event(self, event)
+
+    monkeypatch.setattr(Hub, "ask", meets)
+    monkeypatch.setattr(Hub, "_on_event", told)
+
+    async def handler(call: CallSession) -> Any:
+        calls.append(call)
+        await call.answer()
+        if len(calls) > 1:
+            return await listens(call)
+        await call.audio_stream(8000)
+        return await call.transfer_to_queue("support")
+
+    async with serving(pbx, handler) as (app, seen):
+        await there.call(ACME)
+        assert (await asyncio.wait_for(seen.result, 15)).status == "ANSWERED"
+        await until(lambda: not app.calls)
+    assert len(sent) == 2
+    assert len(seen.ends()) == 2
+
+
 async def test_an_attended_transfer_of_the_far_side_goes_on_in_the_second_call(
     line: tuple[Pbx, Exchange],
 ) -> None:
@@ -544,14 +635,133 @@ async def test_a_carrier_that_may_not_transfer_is_refused_and_the_call_goes_on(
     assert len(seen.ends()) == 2
 
 
-async def test_a_transfer_of_the_far_side_to_nobody_leaves_no_call_up(line: tuple[Pbx, Exchange]) -> None:
+BETA_DIALS = """
+[tenants.beta.trunk]
+host = "127.0.0.10"
+port = {port}
+[tenants.beta.outbound]
+caller_ids = ["+265888000002"]
+allow = ["+265"]
+"""
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    "to", [f"{number(200)}%40voxtra-beta-outbound%2Fn", f"{BETA}%40from-trunk%2Fn", BETA]
+)
+async def test_a_transfer_of_the_far_side_reaches_nothing_of_another_tenant(
+    line: tuple[Pbx, Exchange], lab: Lab, to: str, shared: bool
+) -> None:
+    """A number may have an @ in it, and what is behind it was the context that Asterisk went on in: whoever
+    was called dialled over the trunk of another tenant."""
+    pbx, there = line
+    async with exchange("127.0.0.10", lab.sip_port, fate) as theirs:
+        beta = BETA_DIALS.format(port=theirs.port)
+        if shared:  # a carrier of two tenants: its calls arrive where everybody's do
+            beta = beta.replace("127.0.0.10", "127.0.0.9")
+        pbx.config.write_text(pbx.config.read_text() + beta)
+        await asyncio.to_thread(pbx.voxtractl, "dialplan", "push", "--yes")
+        beta_app = serving(pbx, nothing, "voxtra-beta")
+        async with serving(pbx, lambda call: transferred(line, call)) as (_, seen), beta_app as (_, others):
+            caller = await there.call(ACME)
+            desk = await connected(pbx, there)
+            desk.refer(f"sip:{to}@127.0.0.1")
+            await until(lambda: len(desk.notified) == 2)
+            assert desk.notified[-1].startswith("404")
+            assert [len(row["channels"]) for row in pbx.bridges()] == [2]  # the call goes on
+            caller.hang_up()
+            await asyncio.wait_for(seen.result, 10)
+        assert theirs.dialled() == []
+        assert others.events == []
+    assert len(seen.ends()) == 2
+
+
+@pytest.mark.parametrize("how", ["invite", "refer"])
+async def test_nobody_takes_the_place_of_a_call_over_the_trunk_of_another_tenant(
+    line: tuple[Pbx, Exchange], lab: Lab, how: str
+) -> None:
+    """Asterisk lets everybody do so who knows the names of its dialog: it is ended then."""
+    pbx, there = line
+    async with exchange("127.0.0.10", lab.sip_port, fate) as theirs:
+        text = pbx.config.read_text() + BETA_DIALS.format(port=theirs.port)
+        pbx.config.write_text(
+            text.replace('host = "127.0.0.10"', 'host = "127.0.0.10"\nallow_transfer = true')
+        )
+        await asyncio.to_thread(pbx.voxtractl, "dialplan", "push", "--yes")
+        beta_app = serving(pbx, lambda call: call.transfer(f"PJSIP/{number(200)}@beta-trunk"), "voxtra-beta")
+        async with serving(pbx, listens) as (app, seen), beta_app as (others, _):
+            caller = await there.call(ACME)
+            await asyncio.wait_for(caller.answered.wait(), 10)
+            if how == "invite":
+                taken = await theirs.call(BETA, instead=caller.name)
+                await over(taken)
+            else:
+                await theirs.call(BETA)
+                thief = await connected(pbx, theirs)
+                thief.refer(ACME, to=caller)
+                await until(lambda: not others.calls)
+                thief.hang_up()
+            await until(lambda: not app.calls)
+    (ended,) = seen.ends()
+    # Of a REFER both apps hear in time, or the one ends its half and the other sees that.
+    assert ended["ended_by"] in {"asterisk"} | ({"caller"} if how == "refer" else set())
+
+
+async def test_a_carrier_puts_another_call_in_the_place_of_its_own(line: tuple[Pbx, Exchange]) -> None:
+    """Call pickup, or a telephone exchange that moves a call to another line of its own."""
+    pbx, there = line
+
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        return await call.listen_dtmf(timeout=10)
+
+    async with serving(pbx, handler) as (app, seen):
+        caller = await there.call(ACME)
+        await asyncio.wait_for(caller.answered.wait(), 10)
+        await asyncio.wait_for(seen.call, 10)
+        other = await there.call(ACME, caller="+265700000002", instead=caller.name)
+        await over(caller)
+        other.press("7")
+        assert await asyncio.wait_for(seen.result, 10) == "7"
+        await until(lambda: not app.calls)
+    assert [event["ended_by"] for event in seen.ends()] == ["handler"]
+
+
+async def test_who_takes_the_place_of_a_caller_hears_its_tone_and_whoever_has_the_call_then_can_stop_it(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    pbx, there = line
+
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        await call.play_tone("ring")
+        await call.wait_ended()
+
+    async with serving(pbx, handler) as (app, seen):
+        caller = await there.call(ACME)
+        await asyncio.wait_for(caller.answered.wait(), 10)
+        call = await asyncio.wait_for(seen.call, 10)
+        await until(lambda: pbx.ari("GET", f"playbacks/{tone_of(call.id)}")[0] == 200)
+        other = await there.call(ACME, caller="+265700000002", instead=caller.name)
+        await over(caller)
+        await until(lambda: pbx.ari("GET", f"playbacks/{tone_of(call.channel_id)}")[0] == 200)
+        assert call.channel_id != call.id
+        await until(lambda: loudness(other.heard[-8000:]) > 500)
+        assert pbx.ari("GET", f"playbacks/{tone_of(call.id)}")[0] == 404
+        other.hang_up()
+        await until(lambda: not app.calls)
+
+
+async def test_a_transfer_of_the_far_side_to_nobody_is_refused_and_the_call_goes_on(
+    line: tuple[Pbx, Exchange],
+) -> None:
     pbx, there = line
     async with serving(pbx, lambda call: transferred(line, call)) as (_, seen):
         caller = await there.call(ACME)
         desk = await connected(pbx, there)
         desk.refer("12345")
-        # Asterisk puts the call through and tells 200 first, or it is told in time that there is nobody.
-        await until(lambda: caller.over.is_set() or "503 Service Unavailable" in desk.notified)
+        await until(lambda: "404 Not Found" in desk.notified)
+        assert [len(row["channels"]) for row in pbx.bridges()] == [2]  # the call goes on
         caller.hang_up()
         await asyncio.wait_for(seen.result, 10)
     assert len(seen.ends()) == 2

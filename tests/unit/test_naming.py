@@ -15,6 +15,7 @@ CONTEXTS = (
     naming.inbound_context,
     naming.outbound_context,
     naming.queues_context,
+    naming.transfer_context,
 )
 
 

@@ -39,6 +39,7 @@ _CONTEXTS: Final = (
     naming.inbound_context,
     naming.queues_context,
     naming.outbound_context,
+    naming.transfer_context,
 )
 # Contexts of the shared file: no tenant has this slug.
 _SHARED: Final = frozenset(make(naming.SHARED) for make in (*_CONTEXTS, naming.dispatch_context))
@@ -84,6 +85,7 @@ _ENDPOINT_KEYS: Final = frozenset(
         "rtp_symmetric",
         "rtp_timeout",
         "rtp_timeout_hold",
+        "set_var",
     }
     | {
         "send_diversion",
@@ -382,6 +384,11 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _restricted_context(section: Section, bounds: Bounds, file: str) -> Iterator[Reason]:
+    if section.name == naming.transfer_context(bounds.slug):
+        for entry in section.entries:
+            if entry.key == "include" or entry.value.lstrip().startswith("_"):
+                what = "a pattern or an include, which takes a number with @ and another context behind it"
+                yield _reason(file, entry.line, section.name, what, "write out each number")
     for step in syntax.steps(section):
         place = f"{section.name},{step.exten},{step.priority}"
         for what, todo in _restricted_step(section.name, step, bounds):
@@ -504,6 +511,7 @@ def _restricted_object(section: Section, bounds: Bounds, file: str) -> Iterator[
         "outbound_auth": own,
         "endpoint": own,
         "accountcode": bounds.slug,
+        "set_var": f"TRANSFER_CONTEXT={naming.transfer_context(bounds.slug)}",
     }
     for entry in section.entries:
         key = entry.key.rstrip("+")
@@ -511,6 +519,10 @@ def _restricted_object(section: Section, bounds: Bounds, file: str) -> Iterator[
             yield _reason(file, entry.line, own, "a key that is not allowed", "leave it out")
         elif key in fixed and entry.value != fixed[key]:
             yield _reason(file, entry.line, own, f"{key} leads elsewhere", f"it must be {fixed[key]}")
+    given = {entry.key: entry.value for entry in section.entries}
+    if kind == "endpoint" and given.get("allow_transfer") != "no" and "set_var" not in given:
+        todo = f"write allow_transfer = no, or set_var = {fixed['set_var']}"
+        yield _reason(file, section.line, own, "a trunk that may transfer calls anywhere", todo)
 
 
 def _restricted_queue(section: Section, bounds: Bounds, file: str) -> Iterator[Reason]:

@@ -25,6 +25,7 @@ _CONTEXTS: Final = (
     naming.inbound_context,
     naming.outbound_context,
     naming.queues_context,
+    naming.transfer_context,
 )
 SLUG_TAG: Final = "{{ slug }}"  # the one thing that is replaced in app_name
 FEW: Final = 5  # names that an error lists

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from voxtractl.ari import requests
 from voxtractl.ari.requests import Answer, Request
-from voxtractl.errors import AriError, AriUnreachable, CallEnded, CallError
+from voxtractl.errors import AriError, AriUnreachable, CallEnded, CallError, NotFound
 from voxtractl.runtime import lifecycle
 
 if TYPE_CHECKING:
@@ -240,7 +240,12 @@ class Channel:
 
     async def open_channel(self, build: Callable[[str, str], Request], op: str) -> str:
         """A channel that serves this one and ends with it; ``build`` gets the ids of both. Raises CallEnded
-        when the caller is gone."""
+        when the caller is gone.
+
+        One that has just got the place of another (REFER) may not be found for a moment (3 of 60 times): it
+        is asked for once more.
+        """
+        missed = ""
         while True:
             self.check(op)
             channel = self.id
@@ -248,8 +253,9 @@ class Channel:
                 made = await self.hub.aux.open_channel(self.call_id, partial(build, channel))
             except (AriError, CallError) as exc:
                 await self.unless_gone(op, exc)
-                if self.id == channel:
+                if self.id == channel and not (isinstance(exc, NotFound) and missed != channel):
                     raise
+                missed = channel
             else:
                 return str(made["id"])
 

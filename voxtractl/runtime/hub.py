@@ -28,6 +28,7 @@ from time import monotonic
 from typing import Any, Final
 from weakref import WeakSet
 
+from voxtractl import naming
 from voxtractl.ari import requests
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.events import Event
@@ -69,6 +70,7 @@ PARTING: Final = (
     1.0  # seconds until a channel that another has replaced is ended, for Asterisk to tell it why
 )
 NEWEST: Final = Release(99, 0)  # a build that is no release
+TRANSFERRED_BY: Final = "BLINDTRANSFER"  # Asterisk's variable: the channel whose far side sent it here
 _EXTENSION: Final = re.compile(r"Local/([^_@][^@]*)@")  # of who is called; an attended transfer names nobody
 
 
@@ -116,6 +118,7 @@ class Hub:
         self._sending: dict[str, asyncio.Future[Any]] = {}  # the originates that have no answer yet
         self._parting: dict[str, asyncio.TimerHandle] = {}  # channels that others have replaced → their end
         self._followed: set[str] = set()  # calls that are subscribed; Asterisk keeps that while we are away
+        self._talking: set[str] = set()  # calls that somebody in the dialplan has answered
         self._given_back: WeakSet[CallSession] = WeakSet()  # calls that nobody had begun with
         self._looking: asyncio.Task[None] | None = None
         self._empty: asyncio.Event | None = None  # set when the last call of a drain is over
@@ -380,6 +383,7 @@ class Hub:
     def _end(self, ended: lifecycle.Ended) -> None:
         session = self.sessions.pop(ended.call_id, None)
         self._followed.discard(ended.call_id)
+        self._talking.discard(ended.call_id)
         if session is None:
             return
         if session.channel_id != session.id:
@@ -565,7 +569,7 @@ class Hub:
         elif event["application"] in self._web.taken:
             pass  # told late: who has the app now finds it there
         elif "replace_channel" in event:
-            self._replaced(event["replace_channel"]["id"], event["application"], channel)
+            self._replaced(event["replace_channel"], event["application"], channel)
         elif (session := self.call_of(call_id)) is not None:
             self._arrived(session, event["application"], channel, event["args"])
         elif self._knows(call_id):
@@ -573,11 +577,12 @@ class Hub:
         else:
             self._begin(event["application"], channel, event["args"])
 
-    def _replaced(self, before: str, app: str, channel: Mapping[str, Any]) -> None:
+    def _replaced(self, old: Mapping[str, Any], app: str, channel: Mapping[str, Any]) -> None:
         """The far side has transferred a call to somebody else by itself (REFER), and its place, in whatever
         bridge, is another channel's from now on: it is the call, which goes on. The one before would stay in
         the app until the far side ends it. A channel that was a call of ours in the dialplan is that one no
         more: who talked to it there has put the two together."""
+        before = old["id"]
         session, other = self.call_of(before), self.call_of(channel["id"])
         if other is not None:
             self._feed(other.id, lifecycle.WentOn(app))
@@ -591,8 +596,27 @@ class Hub:
         self._sender.send(self._subscription(session), partial(self._subscribed, session.id))
         to = _EXTENSION.match(channel["name"])
         self.journal.write("transferred", session.told, to=to[1] if to else "")
+        whose = _whose(channel, other)
         if self.table.live[session.id].state is State.ENDING:
             self._delete(session.id, "normal")
+        elif whose not in (None, _whose(old, session), _trunk_of(old)):
+            self._end_foreign(session)  # an INVITE with Replaces, say, which Asterisk takes from everybody
+        elif self.table.live[session.id].away:
+            session.post(session.left_behind)
+
+    def _on_attended_transfer(self, event: Any) -> None:
+        """Whoever names a call of another tenant in a REFER is obeyed by Asterisk."""
+        legs = event["transferer_first_leg"], event["transferer_second_leg"]
+        sessions = [self.sessions.get(self._calls.get(leg["id"], leg["id"])) for leg in legs]
+        whose = {_whose(leg, session) for leg, session in zip(legs, sessions, strict=True)} - {None}
+        for session in sessions if len(whose) > 1 and event["result"] == "Success" else ():
+            if session is not None and self.table.live[session.id].state is not State.ENDING:
+                self._end_foreign(session)
+
+    def _end_foreign(self, session: CallSession) -> None:
+        """None of a tenant's calls goes to who has another tenant's trunk."""
+        log.warning("call %s is ended: it was connected with one of another tenant", session.id)
+        self._feed(session.id, lifecycle.HangUp(EndedBy.ASTERISK, "normal"))
 
     def _part(self, channel: str) -> None:
         """End a channel that is no call any more."""
@@ -612,10 +636,32 @@ class Hub:
             self._begin(app, channel, args)
         elif away and session.attended is False and taker is not None and taker.blocked:
             self._spawn(self.places.to_fallback(channel["id"], session.tenant))  # nobody has it, nor can
+        elif away and session.id in self._talking:
+            self._talking.discard(session.id)
+            self._spawn(self._arrived_from(session, app, channel, args))
         else:
-            self._given_back.discard(session)
-            self._feed(session.id, lifecycle.Started())
-            session.post(session.came, channel, rest)
+            self._came(session, channel, rest)
+
+    async def _arrived_from(
+        self, session: CallSession, app: str, channel: Mapping[str, Any], args: list[str]
+    ) -> None:
+        """It talked to somebody in the dialplan. Who has transferred it to a number (REFER) is done with it,
+        and so is the handler that gave it to them: a new call of that number. Else the dialplan brings it
+        back, and its handler has it again."""
+        answer = await self._sender.insist(requests.get_variable(channel["id"], TRANSFERRED_BY))
+        if self.sessions.get(session.id) is not session or not self.table.live[session.id].away:
+            return  # it is over meanwhile
+        if answer is not None and answer.status == 200 and answer.body["value"]:
+            await self._sender.insist(requests.set_variable(channel["id"], TRANSFERRED_BY, ""))
+            self._feed(session.id, lifecycle.WentOn(app))
+            self._begin(app, channel, args)
+        else:
+            self._came(session, channel, self._taker(app, args)[1])
+
+    def _came(self, session: CallSession, channel: Mapping[str, Any], rest: list[str]) -> None:
+        self._given_back.discard(session)
+        self._feed(session.id, lifecycle.Started())
+        session.post(session.came, channel, rest)
 
     def _taker(self, app: str, args: list[str]) -> tuple[Taker | None, list[str]]:
         """Who gets the call, and its arguments without the tenant's slug and what marks it."""
@@ -756,6 +802,8 @@ class Hub:
         caller = self.call_of((event.get("caller") or {}).get("id", ""))
         if caller is not None:
             caller.deliver(event)  # somebody was dialled for it: an agent of its queue
+            if event["dialstatus"] == "ANSWER" and self.table.live[caller.id].away:
+                self._talking.add(caller.id)
 
     def _on_state(self, event: Any) -> None:
         channel = event["channel"]
@@ -925,7 +973,19 @@ def _has_place(channel: Mapping[str, Any], args: list[str]) -> bool:
     return first_half or name.startswith("Local/_attended@")
 
 
+def _whose(channel: Mapping[str, Any], session: CallSession | None) -> str | None:
+    """The tenant whose call it is. Of two tenants at one carrier one has the calls of both on its trunk."""
+    return session.tenant if session is not None and session.tenant else _trunk_of(channel)
+
+
+def _trunk_of(channel: Mapping[str, Any]) -> str | None:
+    """The tenant over whose own trunk it runs."""
+    slug = channel.get("accountcode", "")
+    return slug if slug and channel["name"].startswith(f"PJSIP/{naming.trunk_endpoint(slug)}-") else None
+
+
 _READERS: Final = {
+    "BridgeAttendedTransfer": Hub._on_attended_transfer,
     "StasisStart": Hub._on_start,
     "StasisEnd": Hub._on_end,
     "ChannelHangupRequest": Hub._on_hangup_request,

@@ -144,6 +144,7 @@ class CallSession:
         self.attended: bool | None = True if direction is Direction.OUTBOUND else None
         self.refused = False  # nobody wants it any more
         self._left = 0  # the visit after which it was sent into the dialplan, the last time
+        self._sent: tuple[str, Callable[[str], requests.Request], str] | None = None  # which channel, and how
         self._ends: list[asyncio.Future[None]] = []  # who waits for it in hangup()
         self._entered = ""  # the queue it is in, or was
         self._queue_answered = False
@@ -504,7 +505,7 @@ class CallSession:
         # Before the command: the call may be back before its answer is.
         self._left, self._doing, self.attended = self._channel.visits, CallState.TRANSFERRING, bool(attended)
         try:
-            await self._channel.command(build, op)
+            await self._send_on(build, op)
         except BaseException as exc:
             self._home.set()
             self.attended, self._doing = before
@@ -515,6 +516,25 @@ class CallSession:
         self._channel.write("transferred", to=to)
         if self._left == self._channel.visits:  # else it is back already, and may have new media
             self._media.left()
+
+    async def _send_on(self, build: Callable[[str], requests.Request], op: str) -> None:
+        """Of two channels, when one gets the place of the other meanwhile (REFER), the later one too."""
+        to = ""
+        self._sent = None
+
+        def noted(channel: str) -> requests.Request:
+            nonlocal to
+            to = channel
+            return build(channel)
+
+        while to != self.channel_id:
+            await self._channel.command(noted, op)
+        self._sent = to, build, op
+
+    def left_behind(self) -> None:
+        """Another channel got its place while it was sent into the dialplan, and is still in the app."""
+        if self._sent is not None and self._sent[0] != self.channel_id:
+            self._channel.background(self._send_on(*self._sent[1:]))
 
     async def transfer_to_queue(
         self,
@@ -921,6 +941,7 @@ class CallSession:
         one."""
         self._channel.id = channel["id"]
         self.line = line_of(channel)
+        self.post(self._sounds.replaced)
 
     def gone(self) -> None:
         """The first sign that the other side is gone: every wait ends now."""

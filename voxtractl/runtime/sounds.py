@@ -212,6 +212,21 @@ class Sounds:
         self._quiet.clear()
         self._channel.background(self.end(tone, ["tone:"]))
 
+    def replaced(self) -> None:
+        """Another channel has the place of the call's (REFER), and goes on with its sounds. A tone it does
+        not hear, and the id is that of the channel before: whoever has the call after us could not stop it.
+        """
+        if self._channel.bridge is None:
+            for playback, media in self._playing.items():
+                if _is_tone(media):
+                    self._channel.background(self._begin_again(playback, media))
+
+    async def _begin_again(self, playback: str, media: list[str]) -> None:
+        done = self._channel.waiting(playback)
+        await self.end(playback, media)
+        if done is not None and not (done.done() and done.result() == "stopped"):
+            await self.play(media, "play_tone", wait=False)
+
     def left(self) -> None:
         """The call has left the bridge its sounds were played into."""
         for playback in list(self._sounding):

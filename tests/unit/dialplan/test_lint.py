@@ -258,6 +258,19 @@ def test_an_own_template_may_not_inherit_or_define_templates(name: str) -> None:
     assert "options on a section" in refused(f"{GOOD}[{name})\nexten => 1,1,Hangup()\n")
 
 
+@pytest.mark.parametrize(
+    ("line", "good"),
+    [
+        (f"exten => {ONE},1,Goto(from-trunk,{ONE},1)", True),
+        ("exten => _[+0-9]!,1,Goto(voxtra-acme-inbound,1,1)", False),
+        ("exten = _X.,1,Hangup()", False),
+        ("include => voxtra-acme-inbound", False),
+    ],
+)
+def test_what_an_own_template_lets_the_trunk_transfer_to_is_written_out(line: str, good: bool) -> None:
+    assert (refused(with_line(line, "voxtra-acme-transfer")) == []) == good
+
+
 def test_an_own_template_has_no_hints() -> None:
     assert refused(with_line("exten => 1,hint,PJSIP/x")) == ["a hint"]
 
@@ -287,7 +300,11 @@ def test_with_shared_apps_the_tenant_stays_the_first_argument() -> None:
 @pytest.mark.parametrize(
     ("text", "good"),
     [
-        ("[acme-trunk]\ntype = endpoint\ncontext = voxtra-acme-inbound\nallow = ulaw\n", True),
+        ("[acme-trunk]\ntype = endpoint\ncontext = voxtra-acme-inbound\nallow_transfer = no\n", True),
+        ("[acme-trunk]\ntype = endpoint\nset_var = TRANSFER_CONTEXT=voxtra-acme-transfer\n", True),
+        ("[acme-trunk]\ntype = endpoint\nset_var = TRANSFER_CONTEXT=voxtra-beta-outbound\n", False),
+        ("[acme-trunk]\ntype = endpoint\nallow = ulaw\n", False),  # Asterisk lets it transfer then
+        ("[acme-trunk]\ntype = endpoint\nallow_transfer = yes\n", False),
         ("[acme-trunk]\ntype = endpoint\ncontext = voxtra-beta-inbound\n", False),
         ("[acme-trunk]\ntype = endpoint\nset_var = CHANNEL(x)=y\n", False),
         ("[acme-trunk]\ntype = endpoint\naors = beta-trunk\n", False),

@@ -319,6 +319,18 @@ def test_tenants_at_one_carrier_are_told_apart_by_did_and_a_lone_one_by_its_trun
     assert "context = voxtra-acme-inbound\n" in lone
 
 
+def test_a_trunk_that_may_transfer_reaches_the_tenants_own_numbers_written_out() -> None:
+    bundle = render(fleet_of(with_trunk(allow_transfer=True), BETA))
+    (context,) = [
+        section
+        for section in syntax.read(text_of(bundle)).sections
+        if section.name == naming.transfer_context("acme")
+    ]
+    assert {step.exten for step in syntax.steps(context)} == {ONE, ONE[1:], TWO, TWO[1:], "1000"}
+    assert "set_var = TRANSFER_CONTEXT=voxtra-acme-transfer\n" in text_of(bundle, "pjsip")
+    assert naming.transfer_context("acme") not in text_of(render(fleet_of(ACME)))
+
+
 def test_a_password_that_was_not_given_is_told() -> None:
     with pytest.raises(RenderError, match="password was not given") as caught:
         render(fleet_of(ACME), {})
@@ -396,9 +408,10 @@ def test_a_copy_of_the_packaged_template_is_a_good_own_template(apps: str, worke
     defaults = Defaults(workers=workers, apps=apps, unmatched="acme")
     kinds = {kind: f"{kind}.j2" for kind in naming.KINDS}
     copies = {("acme", kind): SET[f"{kind}/tenant.conf.j2"] for kind in kinds}
-    plain = render(fleet_of(ACME, BETA, defaults=defaults))
-    with_copy = fleet_of(dataclasses.replace(ACME, templates=kinds), BETA, defaults=defaults)
-    assert render(with_copy, overrides=copies).files == plain.files
+    for tenant in (ACME, with_trunk(allow_transfer=True)):
+        plain = render(fleet_of(tenant, BETA, defaults=defaults))
+        with_copy = fleet_of(dataclasses.replace(tenant, templates=kinds), BETA, defaults=defaults)
+        assert render(with_copy, overrides=copies).files == plain.files
 
 
 def test_an_own_template_replaces_the_packaged_one_for_its_tenant_alone() -> None:

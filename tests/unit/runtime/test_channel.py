@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from voxtractl.ari import requests
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.requests import Answer, Request
-from voxtractl.errors import AriError, AriUnreachable, CallEnded, CallError
+from voxtractl.errors import AriError, AriUnreachable, CallEnded, CallError, NotFound
 from voxtractl.runtime import lifecycle
 from voxtractl.runtime.channel import Channel
 from voxtractl.runtime.journal import Journal
@@ -30,6 +30,7 @@ class Node:
         self.journal = Journal()
         self.table = CallTable()
         self.ari = ARIClient("http://pbx", "", "")
+        self.aux: Any = None
         self.on_ask: Callable[[], object] = lambda: None
 
     async def ask(self, request: Request) -> Answer:
@@ -84,6 +85,30 @@ async def test_a_command_for_a_channel_that_was_replaced_meanwhile_is_for_the_ot
     commands = [asked for asked in node.asked if asked.startswith("POST")]
     assert commands == ["POST /channels/call/answer", "POST /channels/second/answer"]
     assert node.told == []
+
+
+@pytest.mark.parametrize("misses", [1, 2])
+async def test_what_serves_a_channel_that_is_there_and_was_not_found_is_asked_for_once_more(
+    misses: int,
+) -> None:
+    node = Node()
+    missing = iter([NotFound("no such channel", method="POST", path="/channels/call/snoop/aux")] * misses)
+
+    class Made:
+        async def open_channel(self, call_id: str, build: Callable[[str], Request]) -> Any:
+            if (error := next(missing, None)) is not None:
+                raise error
+            return {"id": build("aux").path}
+
+    node.aux = Made()
+    opening = channel_at(node).open_channel(
+        lambda of, aux: requests.snoop(of, aux, app="a", spy="in"), "snoop"
+    )
+    if misses == 1:
+        assert "call" in await opening
+    else:
+        with pytest.raises(NotFound):
+            await opening
 
 
 @pytest.mark.parametrize("late", [True, False])

@@ -151,6 +151,62 @@ async def test_who_a_call_talks_to_in_the_dialplan_may_connect_it_with_a_second_
     await hub.stop()
 
 
+def over_trunk(of: str, channel: str) -> dict[str, Any]:
+    """As much of a channel over the own trunk of a tenant as tells that."""
+    return {**started()["channel"], "id": channel, "accountcode": of, "name": f"PJSIP/{of}-trunk-00000001"}
+
+
+@pytest.mark.parametrize(("whose", "goes_on"), [("acme", True), ("beta", False)])
+async def test_a_call_whose_place_is_taken_over_the_trunk_of_another_tenant_is_ended(
+    whose: str, goes_on: bool
+) -> None:
+    asterisk, hub, _ = await served()
+    hub._on_event({**replaced("call", "second"), "channel": over_trunk(whose, "second")})  # type: ignore[arg-type]
+    assert (hub.table.live["call"].state is State.UP) == goes_on
+    if not goes_on:
+        await until(lambda: ended(asterisk) == ["second"])
+    await hub.stop()
+
+
+async def test_what_takes_the_place_of_a_call_that_is_being_ended_is_ended_whoever_it_is() -> None:
+    asterisk, hub, _ = await served()
+    hub.feed("call", lifecycle.HangUp(lifecycle.EndedBy.HANDLER, "normal"))
+    hub._on_event({**replaced("call", "second"), "channel": over_trunk("beta", "second")})  # type: ignore[arg-type]
+    await until(lambda: ended(asterisk) == ["call", "second"])
+    await hub.stop()
+
+
+@pytest.mark.parametrize(
+    ("app", "trunk", "result", "goes_on"),
+    [
+        ("voxtra-beta", "beta", "Success", False),
+        ("voxtra-beta", "beta", "Fail", True),
+        (
+            "voxtra-acme",
+            "beta",
+            "Success",
+            True,
+        ),  # two tenants at one carrier, whose calls come over one trunk
+    ],
+)
+async def test_an_attended_transfer_connects_no_calls_of_two_tenants(
+    app: str, trunk: str, result: str, goes_on: bool
+) -> None:
+    asterisk, hub, _ = await served()
+    hub._on_event({**started(app), "channel": over_trunk(trunk, "second")})  # type: ignore[arg-type]
+    event = {
+        "type": "BridgeAttendedTransfer",
+        "transferer_first_leg": over_trunk("acme", "call"),
+        "transferer_second_leg": over_trunk(trunk, "second"),
+        "result": result,
+    }
+    hub._on_event(event)  # type: ignore[arg-type]
+    assert {call.state is State.UP for call in hub.table.live.values()} == {goes_on}
+    if not goes_on:
+        await until(lambda: sorted(ended(asterisk)) == ["call", "second"])
+    await hub.stop()
+
+
 async def test_a_channel_that_is_missed_while_it_is_replaced_is_not_the_end_of_the_call() -> None:
     _, hub, _ = await served()
     hub._on_event(replaced("call", "second"))  # type: ignore[arg-type]
