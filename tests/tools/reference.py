@@ -133,7 +133,7 @@ MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "codecs": "In the order they are offered.",
         "transport": "A transport of the node's own `pjsip.conf`; Asterisk chooses when absent.",
         "register": "Register with the carrier; needs user name and password.",
-        "allow_transfer": "Let the carrier connect callers elsewhere by itself (SIP REFER).",
+        "allow_transfer": "Let the carrier transfer calls to the tenant's numbers by itself (SIP REFER).",
     },
     "tenants.SLUG.queues.NAME": {
         "members": "Endpoints that ring: `PJSIP/agent1`.",
