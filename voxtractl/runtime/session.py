@@ -54,6 +54,8 @@ NODE: Final[ContextVar[str | None]] = ContextVar("voxtractl_node", default=None)
 C = TypeVar("C", bound=hooks.Hook)
 
 END_TIMEOUT: Final = 10.0  # seconds Asterisk gets to end a call before hangup() returns all the same
+RING_LOOK: Final = 0.2  # seconds until a channel that was not answered yet is sent on once more
+RING_LOOKS: Final = 50
 QUEUE_EVENT: Final = "VoxtraQueue"  # templates/extensions: what tells how a queue was left
 UP: Final = "up"  # the wait for a call out to be in the app
 
@@ -527,14 +529,29 @@ class CallSession:
             to = channel
             return build(channel)
 
+        looks = 0
         while to != self.channel_id:
-            await self._channel.command(noted, op)
+            try:
+                await self._channel.command(noted, op)
+            except AriError as exc:  # 412: whom the far side has named still rings
+                looks += 1
+                if exc.status != 412 or looks > RING_LOOKS:
+                    raise
+                to = ""
+                await asyncio.sleep(RING_LOOK)
         self._sent = to, build, op
 
     def left_behind(self) -> None:
         """Another channel got its place while it was sent into the dialplan, and is still in the app."""
         if self._sent is not None and self._sent[0] != self.channel_id:
-            self._channel.background(self._send_on(*self._sent[1:]))
+            self._channel.background(self._send_after(*self._sent[1:]))
+
+    async def _send_after(self, build: Callable[[str], requests.Request], op: str) -> None:
+        try:
+            await self._send_on(build, op)
+        except AriError:
+            self.refuse("normal")  # nobody has it, here or there
+            raise
 
     async def transfer_to_queue(
         self,
