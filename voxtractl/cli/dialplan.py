@@ -5,6 +5,7 @@ only what a person sees and is asked.
 """
 
 import re
+import signal
 import sys
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from itertools import chain, islice
@@ -279,9 +280,13 @@ def _provisioner() -> "TenantProvisioner":
 
 def _to_an_end(work: Coroutine[Any, Any, T]) -> T:
     """``wait`` for what changes nodes: whoever interrupts it is told where to look afterwards."""
+    from voxtractl.cli.entry import SIGNALS
+
     try:
         return wait(work)
     except KeyboardInterrupt as exc:
+        for number in SIGNALS:  # the next one would be told in the place of this, without the hint
+            signal.signal(number, signal.SIG_IGN)
         raise Interrupted(
             "interrupted", hint="voxtractl dialplan status shows what each node runs now"
         ) from exc

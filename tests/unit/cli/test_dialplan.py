@@ -5,16 +5,20 @@ What they do on a real Asterisk is in ``tests/live/test_push.py``.
 
 import asyncio
 import json
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from voxtractl.cli import dialplan
 from voxtractl.cli.entry import run
 from voxtractl.deploy.revision import Outcome, Record, manifest_of, revision_id
 from voxtractl.deploy.store.memory import forget, memory
+from voxtractl.errors import Interrupted
 from voxtractl.provision import TenantProvisioner
 
 # Port 9 answers nobody: neither as ARI nor as SSH.
@@ -233,3 +237,26 @@ def test_history_tells_who_and_why_in_80_columns(
     for words in ("WHEN NODE OUTCOME REVISION", "WHO REASON", "2026-01-02T03:04:05Z pbx1 rolled-back", why):
         assert words in shown
     assert shown.count("ann@laptop") == 2
+
+
+# --- Ctrl-C -----------------------------------------------------------------------------------------------
+
+
+def test_one_more_ctrl_c_takes_nothing_from_what_the_first_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cut(work: Coroutine[Any, Any, object]) -> None:
+        work.close()
+        raise KeyboardInterrupt
+
+    def again(*said: Any, **more: Any) -> Interrupted:
+        os.kill(os.getpid(), signal.SIGINT)
+        return Interrupted(*said, **more)
+
+    nodes(pbx1="memory:pbx1")
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(dialplan, "wait", cut)
+    monkeypatch.setattr(dialplan, "Interrupted", again)
+    assert run(["dialplan", "reload"]) == 130
+    assert "dialplan status shows what each node runs" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
