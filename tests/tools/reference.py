@@ -136,7 +136,7 @@ MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "transport": "A transport of the node's own `pjsip.conf`; Asterisk chooses when absent.",
         "register": "Register with the carrier; needs user name and password.",
         "allow_transfer": "Let the carrier transfer calls to the tenant's numbers by itself (SIP REFER)."
-        " Only for one you trust: two such requests at once can end Asterisk 22.10.1.",
+        " Only for one you trust: with calls that end in that moment it can end Asterisk.",
     },
     "tenants.SLUG.queues.NAME": {
         "members": "Endpoints that ring: `PJSIP/agent1`.",
