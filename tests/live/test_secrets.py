@@ -43,6 +43,7 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
     "dialplan status": (),
     "dialplan rollback": ("--yes",),
     "dialplan history": (),
+    "originate": ("acme", "+265999123456", "--ring", "1"),  # nobody is at the other end of its trunk
     "run": (),  # nobody has a handler here; what it says while it serves is searched in test_run.py
 }
 # They know nothing of the document; their own tests look for their own secrets.
@@ -84,6 +85,7 @@ def operator(
         f'[tenants.{slug}.trunk]\nhost = "127.0.0.{number}"\nusername = "{slug}"\n{password}\n'
         for number, (slug, password) in enumerate(trunks.items(), 1)
     )
+    tenants += '[tenants.acme.outbound]\ncaller_ids = ["+265888000001"]\nallow = ["+265"]\n'
     return Operator(node_document(tenants), capsys, lab)
 
 
