@@ -1389,8 +1389,13 @@ async def test_calls_that_a_dead_worker_had_connected_are_each_on_its_own(pbx: P
         await until(lambda: not pbx.bridges())
 
 
-async def test_a_call_whose_worker_is_back_before_its_sound_ends_is_not_moved(pbx: Pbx) -> None:
+async def test_a_call_whose_worker_is_back_before_its_sound_ends_is_not_moved(
+    own_lab: LabFactory, node_document: NodeDocument
+) -> None:
     """It is adopted there; who waits for the end of its sound to move it must see that."""
+    lab = await asyncio.to_thread(own_lab)
+    pbx = Pbx(lab, await asyncio.to_thread(lambda: node_document(lab=lab)))
+    pbx.write_far_contexts()
     long = WAITS.replace("listen_dtmf(timeout=60)", "play(*['sound:hello-world'] * 15)")
     quiet = "    await call.play('sound:hello-world')\n    print('quiet')\n    await call.listen"
     adopts = ADOPTS.replace("    await call.listen", quiet)
