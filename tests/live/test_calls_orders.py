@@ -514,8 +514,8 @@ async def test_who_gives_up_a_bridge_as_it_is_made_has_both_calls_as_before(pbx:
         joined.cancel()
         between.release()
         await asyncio.wait([joined])
+        await until(lambda: len(pbx.bridges()) == 2)  # Asterisk forgets one a moment after it has said so
         there = {row["id"]: row["channels"] for row in pbx.bridges()}
-        assert len(there) == 2
         for one in (call, other):
             bridge = one._channel.bridge
             assert bridge is not None

@@ -730,6 +730,32 @@ async def test_a_carrier_puts_another_call_in_the_place_of_its_own(line: tuple[P
     assert [event["ended_by"] for event in seen.ends()] == ["handler"]
 
 
+async def test_commands_in_the_very_moment_in_which_a_caller_is_replaced_are_for_who_is_there(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    """Asterisk tells of who takes its place before it finds that one. The end of the call is heard, too, when
+    it is in the dialplan by then, for its subscription is such a command."""
+    pbx, there = line
+
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        while call.channel_id == call.id:
+            await asyncio.gather(*(call.set_variable("AT_WORK", at) for at in range(4)))
+        assert await call.get_variable("AT_WORK")
+        await call.continue_in_dialplan("far-wait")
+
+    async with serving(pbx, handler) as (app, seen):
+        for _ in range(5):
+            caller = await there.call(ACME)
+            await asyncio.wait_for(caller.answered.wait(), 10)
+            other = await there.call(ACME, caller="+265700000002", instead=caller.name)
+            await over(caller)
+            await until(lambda: [row["dialplan"]["context"] for row in pbx.channels()] == ["far-wait"])
+            await asyncio.wait_for(seen.result, 10)
+            other.hang_up()
+            await until(lambda: not app.calls)
+
+
 async def test_who_takes_the_place_of_a_caller_hears_its_tone_and_whoever_has_the_call_then_can_stop_it(
     line: tuple[Pbx, Exchange],
 ) -> None:

@@ -13,24 +13,28 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
 
 from voxtractl.ari import requests
 from voxtractl.ari.requests import Answer, Request
-from voxtractl.errors import AriError, AriUnreachable, CallEnded, CallError, NotFound
+from voxtractl.errors import AriError, AriUnreachable, BadRequest, CallEnded, CallError, NotFound
 from voxtractl.runtime import lifecycle
 
 if TYPE_CHECKING:
     from voxtractl.runtime.hub import Hub
 
-__all__ = ["Channel", "seen", "settle"]
+__all__ = ["FRESH", "Channel", "seen", "settle"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 GONE_GRACE: Final = 0.2  # seconds until the event of an end has come, after a refusal that may be due to it
+# Seconds for which Asterisk may not find a channel that has got the place of another: it tells of that before
+# it has put it into its list again (`channel_do_masquerade`, main/channel.c). 0.5 ms as a rule.
+FRESH: Final = 1.0
 
 
 class Channel:
@@ -41,6 +45,7 @@ class Channel:
     """
 
     __slots__ = (
+        "_replaced",
         "_tasks",
         "_turn",
         "_waits",
@@ -72,6 +77,7 @@ class Channel:
         self.touched = 0  # the visit in which somebody did something with it, the last time
         self.bridge: str | None = None  # our own: the call and its media; sounds are played into it
         self.other: Channel | None = None  # who it is connected with, or just about to be
+        self._replaced = float("-inf")  # when this channel got the place of another
         self._waits: dict[str, tuple[asyncio.Future[Any], str]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
         self._turn: asyncio.Future[Any] | None = None  # the last that was done in turn
@@ -111,6 +117,15 @@ class Channel:
     def write(self, event: str, **more: Any) -> None:
         """An event of this call for the journal."""
         self.hub.journal.write(event, self.told, **more)
+
+    def replaced(self, by: str) -> None:
+        """Another channel has its place."""
+        self.id, self._replaced = by, monotonic()
+
+    @property
+    def is_fresh(self) -> bool:
+        """It has just got the place of another: Asterisk may not find it, and not because it is gone."""
+        return monotonic() - self._replaced < FRESH
 
     # --- waiting ----------------------------------------------------------------------------------------
 
@@ -221,10 +236,11 @@ class Channel:
                 raise CallEnded(op, call=self.call_id)
 
     async def _has_another(self, channel: str, op: str) -> bool:
-        """Asterisk knows it no more: another one may be in its place, and the event of that on its way."""
+        """Asterisk does not find it: another one may be in its place, and the event of that on its way, or it
+        is that one, and not found yet."""
         if self.id == channel and not self.is_gone:
             await self._until_gone(op)
-        return self.id != channel and not self.is_gone
+        return (self.id != channel or self.is_fresh) and not self.is_gone
 
     async def in_turn(self, command: "Coroutine[Any, Any, T]") -> T:
         """One after the other, also when the one before was given up: for commands that undo each other. Over
@@ -240,12 +256,7 @@ class Channel:
 
     async def open_channel(self, build: Callable[[str, str], Request], op: str) -> str:
         """A channel that serves this one and ends with it; ``build`` gets the ids of both. Raises CallEnded
-        when the caller is gone.
-
-        One that has just got the place of another (REFER) may not be found for a moment (3 of 60 times): it
-        is asked for once more.
-        """
-        missed = ""
+        when the caller is gone."""
         while True:
             self.check(op)
             channel = self.id
@@ -253,9 +264,8 @@ class Channel:
                 made = await self.hub.aux.open_channel(self.call_id, partial(build, channel))
             except (AriError, CallError) as exc:
                 await self.unless_gone(op, exc)
-                if self.id == channel and not (isinstance(exc, NotFound) and missed != channel):
+                if self.id == channel and not (isinstance(exc, NotFound) and self.is_fresh):
                     raise
-                missed = channel
             else:
                 return str(made["id"])
 
@@ -268,7 +278,7 @@ class Channel:
                 return await self.hub.aux.open_bridge(self.call_id, channels(channel))
             except AriError as exc:
                 await self.unless_gone(op, exc)
-                if self.id == channel:
+                if self.id == channel and not (isinstance(exc, BadRequest) and self.is_fresh):
                     raise
 
     # --- work -------------------------------------------------------------------------------------------

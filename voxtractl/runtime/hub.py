@@ -44,7 +44,7 @@ from voxtractl.errors import (
 )
 from voxtractl.runtime import lifecycle
 from voxtractl.runtime.auxiliary import Auxiliaries, is_auxiliary, removal
-from voxtractl.runtime.channel import Channel
+from voxtractl.runtime.channel import FRESH, Channel
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal, State
 from voxtractl.runtime.places import AGAIN, CALLED, Place, Places, is_inside, unmarked
@@ -66,9 +66,11 @@ END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
 # Seconds between looks at calls that should be over. Asterisk does not tell each end: 1 in 10 of those of a
 # channel that was put in the place of another (an attended transfer of the far side, measured) is not told.
 END_LOOK: Final = 2.0
-PARTING: Final = (
-    1.0  # seconds until a channel that another has replaced is ended, for Asterisk to tell it why
-)
+# Seconds until a channel that another has replaced is ended, for Asterisk to tell it why.
+PARTING: Final = 1.0
+# Seconds until Asterisk is asked again about a channel that it has not found. One that gets the place of
+# another is told before it is found (1 of 7 DELETEs: 404); GET finds it at any time.
+FIND_AGAIN: Final = 0.05
 NEWEST: Final = Release(99, 0)  # a build that is no release
 TRANSFERRED_BY: Final = "BLINDTRANSFER"  # Asterisk's variable: the channel whose far side sent it here
 _EXTENSION: Final = re.compile(r"Local/([^_@][^@]*)@")  # of who is called; an attended transfer names nobody
@@ -367,8 +369,8 @@ class Hub:
             self._send_delete(call_id, reason)
 
     def _send_delete(self, call_id: str, reason: str) -> None:
-        channel = self._channel_of(call_id)
-        self._sender.send(requests.hangup(channel, reason), partial(self._deleted, call_id, channel))
+        hangup = requests.hangup(self._channel_of(call_id), reason)
+        self._sender.send(hangup, partial(self._deleted, call_id))
 
     async def _look_for_ends(self) -> None:
         before: set[str] = set()
@@ -469,20 +471,19 @@ class Hub:
         """Its originate is answered, and its events may have been lost before that."""
         self._feed(call_id, lifecycle.Doubted())
 
-    def _deleted(self, call_id: str, channel: str, answer: Answer) -> None:
+    def _deleted(self, call_id: str, answer: Answer) -> None:
         if answer.status == 404:
-            self._missed(call_id, channel)
+            self._soon(partial(self._feed, call_id, lifecycle.Doubted()))
+
+    def _soon(self, step: Callable[[], object]) -> None:
+        self.loop.call_later(FIND_AGAIN, lambda: self._stopped or step())
 
     def _looked(self, call_id: str, channel: str, answer: Answer) -> None:
         if answer.status == 404:
-            self._missed(call_id, channel)
+            same = channel == self._channel_of(call_id)  # it may have another by now
+            self._feed(call_id, lifecycle.Missing() if same else lifecycle.Doubted())
         else:
             self._present(call_id, answer.body if answer.status == 200 else {})
-
-    def _missed(self, call_id: str, channel: str) -> None:
-        """Asterisk has no such channel; the call may have another by now."""
-        same = channel == self._channel_of(call_id)
-        self._feed(call_id, lifecycle.Missing() if same else lifecycle.Doubted())
 
     def _present(self, call_id: str, channel: Mapping[str, Any]) -> None:
         """Asterisk has it. One that was to leave, and is still in the app, was never sent on. One that has
@@ -515,11 +516,17 @@ class Hub:
             log.warning("call %s was moved to the Stasis app %s: it goes on there", session.id, app)
             self._feed(session.id, lifecycle.Lost())
 
-    def _subscribed(self, call_id: str, answer: Answer) -> None:
+    def _follow(self, session: CallSession) -> None:
+        if session.id in self.sessions:
+            self._sender.send(self._subscription(session), partial(self._subscribed, session))
+
+    def _subscribed(self, session: CallSession, answer: Answer) -> None:
         if answer.status >= 300:
-            self._feed(call_id, lifecycle.Doubted())
-        elif call_id in self.sessions:
-            self._followed.add(call_id)
+            self._feed(session.id, lifecycle.Doubted())
+            if session.is_fresh:
+                self._soon(partial(self._follow, session))
+        elif session.id in self.sessions:
+            self._followed.add(session.id)
 
     def _subscription(self, session: CallSession) -> Request:
         return requests.subscribe(
@@ -593,7 +600,7 @@ class Hub:
         self._calls[before] = self._calls[channel["id"]] = session.id
         session.replaced(channel)
         self._followed.discard(session.id)
-        self._sender.send(self._subscription(session), partial(self._subscribed, session.id))
+        self._follow(session)
         to = _EXTENSION.match(channel["name"])
         self.journal.write("transferred", session.told, to=to[1] if to else "")
         whose = _whose(channel, other)
@@ -623,7 +630,19 @@ class Hub:
         timer = self._parting.pop(channel, None)
         if timer is not None:
             timer.cancel()
-        self._spawn(self._sender.insist(requests.hangup(channel, "normal")))
+        self._spawn(self._end_channel(channel))
+
+    async def _end_channel(self, channel: str) -> None:
+        """One that Asterisk does not find may have got the place of another just now: look, as often as that
+        can take."""
+        for _ in range(round(FRESH / FIND_AGAIN)):
+            answer = await self._sender.insist(requests.hangup(channel, "normal"))
+            if answer is None or answer.status != 404:
+                return
+            found = await self._sender.insist(requests.channel(channel))
+            if found is None or found.status == 404:
+                return
+            await asyncio.sleep(FIND_AGAIN)
 
     def _arrived(self, session: CallSession, app: str, channel: Mapping[str, Any], args: list[str]) -> None:
         """A call that is known here is in an app: it was answered, or the dialplan has brought it there, to
@@ -728,7 +747,7 @@ class Hub:
         subscription = self._subscription(session)
         self.open(session, up=channel["state"] == "Up", begin=begin)
         self._feed(session.id, lifecycle.Started())
-        self._sender.send(subscription, partial(self._subscribed, session.id))
+        self._sender.send(subscription, partial(self._subscribed, session))
         return session
 
     async def _take_by_dnid(self, taker: Taker, session: CallSession) -> None:

@@ -163,6 +163,11 @@ class CallSession:
         somebody else by itself (REFER)."""
         return self._channel.id
 
+    @property
+    def is_fresh(self) -> bool:
+        """That channel has just got the place of another, and Asterisk may not find it yet."""
+        return self._channel.is_fresh
+
     def has(self, channel: Channel) -> bool:
         """It is this one's; for the hub."""
         return self._channel is channel
@@ -956,7 +961,7 @@ class CallSession:
     def replaced(self, channel: Mapping[str, Any]) -> None:
         """Another channel has its place; from the hub's loop, so that whatever comes next is asked of this
         one."""
-        self._channel.id = channel["id"]
+        self._channel.replaced(channel["id"])
         self.line = line_of(channel)
         self.post(self._sounds.replaced)
 

@@ -1,7 +1,8 @@
 """Commands, waits and work of a call's channel, before a node that gives the answers it is told."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from voxtractl.ari import requests
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.requests import Answer, Request
-from voxtractl.errors import AriError, AriUnreachable, CallEnded, CallError, NotFound
+from voxtractl.errors import AriError, AriUnreachable, BadRequest, CallEnded, CallError, NotFound
 from voxtractl.runtime import lifecycle
 from voxtractl.runtime.channel import Channel
 from voxtractl.runtime.journal import Journal
@@ -87,27 +88,49 @@ async def test_a_command_for_a_channel_that_was_replaced_meanwhile_is_for_the_ot
     assert node.told == []
 
 
-@pytest.mark.parametrize("misses", [1, 2])
-async def test_what_serves_a_channel_that_is_there_and_was_not_found_is_asked_for_once_more(
-    misses: int,
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_a_channel_that_has_just_got_the_place_of_another_is_there_though_it_is_not_found(
+    fresh: bool,
 ) -> None:
-    node = Node()
-    missing = iter([NotFound("no such channel", method="POST", path="/channels/call/snoop/aux")] * misses)
+    """Asterisk tells that before it finds it again. Of any other one a 404 is the end."""
+    node = Node(NOT_HERE, NOT_HERE)
+    channel = channel_at(node)
+    if fresh:
+        channel.replaced("second")
+        assert (await channel.command(requests.answer, "answer")).status == 200
+        assert node.asked == ["POST /channels/second/answer"] * 3
+        assert node.told == []
+    else:
+        with pytest.raises(CallEnded):
+            await channel.command(requests.answer, "answer")
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("what", ["channel", "bridge"])
+async def test_what_serves_such_a_channel_is_asked_for_again(what: str, fresh: bool) -> None:
+    error = NotFound if what == "channel" else BadRequest
+    missing = iter([error("no such channel", method="POST", path="/")] * 2)
 
     class Made:
         async def open_channel(self, call_id: str, build: Callable[[str], Request]) -> Any:
+            return {"id": await self.open_bridge(call_id, [build("aux").path])}
+
+        async def open_bridge(self, call_id: str, channels: Sequence[str]) -> str:
             if (error := next(missing, None)) is not None:
                 raise error
-            return {"id": build("aux").path}
+            return channels[0]
 
+    node = Node()
     node.aux = Made()
-    opening = channel_at(node).open_channel(
-        lambda of, aux: requests.snoop(of, aux, app="a", spy="in"), "snoop"
-    )
-    if misses == 1:
-        assert "call" in await opening
+    channel = channel_at(node)
+    if fresh:
+        channel.replaced("second")
+    listens = partial(channel.open_channel, lambda of, aux: requests.snoop(of, aux, app="a", spy="in"))
+    opening = (listens if what == "channel" else partial(channel.open_bridge, lambda own: [own]))(what)
+    if fresh:
+        assert "second" in await opening
     else:
-        with pytest.raises(NotFound):
+        with pytest.raises(error):
             await opening
 
 

@@ -30,9 +30,11 @@ def of_call(kind: str, app: str = "voxtra-acme", **more: Any) -> dict[str, Any]:
     return {"type": kind, "application": app, "channel": {"id": "call"}, **more}
 
 
-async def served() -> tuple[Asterisk, Hub, list[Mapping[str, Any]]]:
+async def served(
+    asterisk: Asterisk | None = None,
+) -> tuple[Asterisk, Hub, list[Mapping[str, Any]]]:
     """A hub with two tenants, and a call of acme's that is up."""
-    asterisk, told = Asterisk(), list[Mapping[str, Any]]()
+    asterisk, told = asterisk or Asterisk(), list[Mapping[str, Any]]()
     hub = Hub(asterisk)  # type: ignore[arg-type]
     hub.journal.sinks.append(told.append)
     beta = Taker("nothing")
@@ -212,6 +214,42 @@ async def test_a_channel_that_is_missed_while_it_is_replaced_is_not_the_end_of_t
     hub._on_event(replaced("call", "second"))  # type: ignore[arg-type]
     hub._looked("call", "call", Answer(404))  # was asked before that
     assert hub.table.live["call"].state is State.UP
+    await hub.stop()
+
+
+class InItsMidst(Asterisk):
+    """It has told that a channel got the place of another, and does not find it for ``misses`` commands."""
+
+    misses = 2
+
+    async def ask(self, request: Request, *, timeout: float | None = None) -> Answer:
+        about = f"{request.path} {dict(request.query).get('eventSource', '')}"
+        if "second" not in about or request.method == "GET" or not self.misses:
+            return await super().ask(request)
+        self.misses -= 1
+        self.asked.append(request)
+        return Answer(422 if request.method == "POST" else 404)
+
+
+@pytest.mark.parametrize("ends", ["ours", "theirs", "it was over"])
+async def test_a_channel_that_asterisk_does_not_find_in_the_midst_of_a_swap_is_there(ends: str) -> None:
+    """A DELETE that met 404 was believed, and the channel stayed up with nobody."""
+    asterisk = InItsMidst()
+    _, hub, told = await served(asterisk)
+    event = replaced("call", "second")
+    if ends == "theirs":
+        event["channel"] = over_trunk("beta", "second")
+    if ends == "it was over":
+        hub._on_event(of_call("ChannelDestroyed"))  # type: ignore[arg-type]
+    hub._on_event(event)  # type: ignore[arg-type]
+    if ends == "ours":
+        await until(lambda: "call" in hub._followed)  # its end is told, wherever it goes
+        asterisk.misses = 1
+        hub.feed("call", lifecycle.HangUp(lifecycle.EndedBy.HANDLER, "normal"))
+    await until(lambda: len(ended(asterisk)) > 1)
+    assert set(ended(asterisk)) == {"second"}
+    if ends != "it was over":
+        assert told[-1]["event"] != "call_ended"
     await hub.stop()
 
 
