@@ -14,7 +14,7 @@ import pytest
 from tests.live.conftest import LabFactory, NodeDocument
 from tests.live.exchange import Exchange, exchange
 from tests.live.pbx import ACME, TENANTS, Pbx, nothing, serving, until
-from tests.live.test_calls_sip import OURS, fate, line, number
+from tests.live.trunk import OURS, fate, line, number
 from voxtractl.runtime.session import CallSession
 
 __all__ = ["line"]  # the fixture
