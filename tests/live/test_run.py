@@ -1383,7 +1383,7 @@ async def test_calls_that_a_dead_worker_had_connected_are_each_on_its_own(pbx: P
             await asyncio.sleep(0.5)
         one.process.kill()
         await until(lambda: len(two.of("call_adopted")) == len(one.of("call_started")), most=30)
-        assert {bridge["name"] for bridge in pbx.bridges()} <= {"voxtra-acme-2"}
+        await until(lambda: {bridge["name"] for bridge in pbx.bridges()} <= {"voxtra-acme-2"})
         assert all(far.up for far in fars)
         await two.forced()
         await until(lambda: not pbx.bridges())

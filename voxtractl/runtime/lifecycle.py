@@ -281,7 +281,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Send DELETE; feed Missing when the answer is 404. It may be asked for again after Present."""
+    """Send DELETE; feed Doubted when the answer is 404. It may be asked for again after Present."""
 
     call_id: str
     reason: str
