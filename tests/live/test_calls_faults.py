@@ -694,7 +694,7 @@ async def test_a_handler_that_never_ends_holds_neither_the_end_nor_stop(pbx: Pbx
 async def test_a_call_whose_end_is_never_told_ends_all_the_same(
     pbx: Pbx, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
-    """As that of a channel whose place in a bridge another was given: Asterisk subscribes the app no more."""
+    """Somebody has taken the subscription back, say."""
     monkeypatch.setattr(hub, "END_LOOK", 0.2)
     async with serving(pbx, nothing) as (app, seen):
         call = await app.originate("Local/s@far-wait/n")

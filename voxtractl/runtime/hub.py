@@ -63,8 +63,7 @@ RESYNC_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)  # seconds after a try that fai
 MANY: Final = 1000  # calls; each is in the answer to each subscription, with up to four channels of 50 bytes
 REDIRECTED: Final = 23  # Q.850: redirected to a new destination
 END_TIMEOUT: Final = 5.0  # seconds Asterisk gets to end the calls of a drain
-# Seconds between looks at calls that should be over. Asterisk does not tell each end: 1 in 10 of those of a
-# channel that was put in the place of another (an attended transfer of the far side, measured) is not told.
+# Seconds between looks at calls that should be over: somebody may have taken a subscription of theirs back.
 END_LOOK: Final = 2.0
 # Seconds until a channel that another has replaced is ended, for Asterisk to tell it why.
 PARTING: Final = 1.0
