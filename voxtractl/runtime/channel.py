@@ -120,7 +120,8 @@ class Channel:
 
     def replaced(self, by: str) -> None:
         """Another channel has its place."""
-        self.id, self._replaced = by, monotonic()
+        self._replaced = monotonic()  # first: the handler's loop may be another thread
+        self.id = by
 
     @property
     def is_fresh(self) -> bool:
