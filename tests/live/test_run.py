@@ -1389,14 +1389,10 @@ async def test_calls_that_a_dead_worker_had_connected_are_each_on_its_own(pbx: P
         await until(lambda: not pbx.bridges())
 
 
-async def test_a_call_whose_worker_is_back_before_its_sound_ends_is_not_moved(
-    own_lab: LabFactory, node_document: NodeDocument
-) -> None:
+async def test_a_call_whose_worker_is_back_before_its_sound_ends_is_not_moved(pbx: Pbx) -> None:
     """It is adopted there; who waits for the end of its sound to move it must see that."""
-    lab = await asyncio.to_thread(own_lab)
-    pbx = Pbx(lab, await asyncio.to_thread(lambda: node_document(lab=lab)))
-    pbx.write_far_contexts()
-    long = WAITS.replace("listen_dtmf(timeout=60)", "play(*['sound:hello-world'] * 15)")
+    plays = "play(*['sound:hello-world'] * 15, wait=False)\n    print('plays')\n    await call.wait_ended()"
+    long = WAITS.replace("listen_dtmf(timeout=60)", plays)
     quiet = "    await call.play('sound:hello-world')\n    print('quiet')\n    await call.listen"
     adopts = ADOPTS.replace("    await call.listen", quiet)
     write(pbx, "[defaults]\nworkers = 2\n" + document(acme="acme.py:app"), acme=long + adopts)
@@ -1404,6 +1400,7 @@ async def test_a_call_whose_worker_is_back_before_its_sound_ends_is_not_moved(
     async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
         await asyncio.sleep(3)  # signs of life go out every second
         await a_call_at(one, two)
+        await one.says("plays")
         one.process.kill()
         await asyncio.sleep(7)  # longer than it takes to be taken for dead
         async with running(pbx, "--worker", "1/2", number=3) as three:
