@@ -229,7 +229,7 @@ class Channel:
             if answer.status != 404:
                 refused = self.hub.ari.refused(request, answer)
                 await self.unless_gone(op, refused)
-                if self.id == channel:
+                if not self._was_another(channel, refused):
                     raise refused
             elif not await self._has_another(channel, op):
                 if not self.is_gone:
@@ -242,6 +242,10 @@ class Channel:
         if self.id == channel and not self.is_gone:
             await self._until_gone(op)
         return (self.id != channel or self.is_fresh) and not self.is_gone
+
+    def _was_another(self, channel: str, refused: Exception) -> bool:
+        """What was refused was for a channel that had its place, or for this one, which is not found yet."""
+        return self.id != channel or (self.is_fresh and isinstance(refused, NotFound | BadRequest))
 
     async def in_turn(self, command: "Coroutine[Any, Any, T]") -> T:
         """One after the other, also when the one before was given up: for commands that undo each other. Over
@@ -265,7 +269,7 @@ class Channel:
                 made = await self.hub.aux.open_channel(self.call_id, partial(build, channel))
             except (AriError, CallError) as exc:
                 await self.unless_gone(op, exc)
-                if self.id == channel and not (isinstance(exc, NotFound) and self.is_fresh):
+                if not self._was_another(channel, exc):
                     raise
             else:
                 return str(made["id"])
@@ -279,7 +283,7 @@ class Channel:
                 return await self.hub.aux.open_bridge(self.call_id, channels(channel))
             except AriError as exc:
                 await self.unless_gone(op, exc)
-                if self.id == channel and not (isinstance(exc, BadRequest) and self.is_fresh):
+                if not self._was_another(channel, exc):
                     raise
 
     # --- work -------------------------------------------------------------------------------------------

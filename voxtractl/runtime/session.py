@@ -746,8 +746,8 @@ class CallSession:
     async def _until_one_ends(self, other: "CallSession") -> str:
         """Both in a bridge until one hangs up; returns it. When that fails, or is given up, both are as they
         were."""
-        both = [self.channel_id, other.channel_id]
-        joining = asyncio.ensure_future(self._hub.aux.open_bridge(self.id, both))
+        both = self._channel.open_bridge(lambda own: [own, other.channel_id], "bridge_with")
+        joining = asyncio.ensure_future(both)
         ends = [asyncio.ensure_future(self.wait_ended()), asyncio.ensure_future(other.wait_ended())]
         try:
             bridge = await asyncio.shield(joining)
