@@ -745,8 +745,8 @@ async def test_who_takes_the_place_of_a_caller_hears_its_tone_and_whoever_has_th
         await until(lambda: pbx.ari("GET", f"playbacks/{tone_of(call.id)}")[0] == 200)
         other = await there.call(ACME, caller="+265700000002", instead=caller.name)
         await over(caller)
+        await until(lambda: call.channel_id != call.id)
         await until(lambda: pbx.ari("GET", f"playbacks/{tone_of(call.channel_id)}")[0] == 200)
-        assert call.channel_id != call.id
         await until(lambda: loudness(other.heard[-8000:]) > 500)
         assert pbx.ari("GET", f"playbacks/{tone_of(call.id)}")[0] == 404
         other.hang_up()
