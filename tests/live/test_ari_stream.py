@@ -133,8 +133,10 @@ async def test_events_of_several_apps_come_in_order(lab: Lab) -> None:
                 for name in names:
                     await stream.ask(requests.set_variable(id, name, name))
                 seen: list[str] = []
-                while len(seen) < len(names):
-                    seen.append((await watch.next(lambda told: told["type"] == "ChannelVarset"))["variable"])
+                while len(seen) < len(names):  # of this channel: the end of the one before may be told late
+                    told = await watch.next(lambda told: told["type"] == "ChannelVarset")
+                    if told["channel"]["id"] == id:
+                        seen.append(told["variable"])
                 assert seen == names
 
 
