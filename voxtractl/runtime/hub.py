@@ -68,7 +68,7 @@ END_LOOK: Final = 2.0
 # Seconds until a channel that another has replaced is ended, for Asterisk to tell it why.
 PARTING: Final = 1.0
 # Seconds until Asterisk is asked again about a channel that it has not found. One that gets the place of
-# another is told before it is found (1 of 7 DELETEs: 404); GET finds it at any time.
+# another is told before it is found (4 of 22 DELETEs: 404); GET finds it at any time.
 FIND_AGAIN: Final = 0.05
 NEWEST: Final = Release(99, 0)  # a build that is no release
 TRANSFERRED_BY: Final = "BLINDTRANSFER"  # Asterisk's variable: the channel whose far side sent it here
