@@ -274,16 +274,16 @@ class Channel:
             else:
                 return str(made["id"])
 
-    async def open_bridge(self, channels: Callable[[str], Sequence[str]], op: str) -> str:
-        """A bridge that ends with this call; ``channels`` gets the id of its own. Raises CallEnded when the
-        caller is gone meanwhile."""
+    async def open_bridge(self, op: str, calls: "Sequence[Channel]", channels: Sequence[str] = ()) -> str:
+        """A bridge of ``calls``, and of ``channels`` that serve them, which ends with this call. Raises
+        CallEnded when the caller is gone meanwhile."""
         while True:
-            channel = self.id
+            ids = [call.id for call in calls]
             try:
-                return await self.hub.aux.open_bridge(self.call_id, channels(channel))
+                return await self.hub.aux.open_bridge(self.call_id, [*ids, *channels])
             except AriError as exc:
                 await self.unless_gone(op, exc)
-                if not self._was_another(channel, exc):
+                if not any(call._was_another(id_, exc) for call, id_ in zip(calls, ids, strict=True)):
                     raise
 
     # --- work -------------------------------------------------------------------------------------------

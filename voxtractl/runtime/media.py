@@ -201,7 +201,7 @@ class Media:
             await self._sounds.until_quiet("audio_stream", at_once=True)
             if not channel.is_up:
                 await self._open_early()
-            channel.bridge = await channel.open_bridge(lambda own: [own], "audio_stream")
+            channel.bridge = await channel.open_bridge("audio_stream", [channel])
         return channel.bridge
 
     async def _open_early(self) -> None:
@@ -246,7 +246,7 @@ class Media:
         try:
             channel, leg = await self._open(rate, "snoop")
             try:
-                bridge = await self._channel.open_bridge(lambda _: [listener, channel], "snoop")
+                bridge = await self._channel.open_bridge("snoop", [], [listener, channel])
             except BaseException:
                 await leg.close()
                 raise

@@ -746,7 +746,7 @@ class CallSession:
     async def _until_one_ends(self, other: "CallSession") -> str:
         """Both in a bridge until one hangs up; returns it. When that fails, or is given up, both are as they
         were."""
-        both = self._channel.open_bridge(lambda own: [own, other.channel_id], "bridge_with")
+        both = self._channel.open_bridge("bridge_with", [self._channel, other._channel])
         joining = asyncio.ensure_future(both)
         ends = [asyncio.ensure_future(self.wait_ended()), asyncio.ensure_future(other.wait_ended())]
         try:

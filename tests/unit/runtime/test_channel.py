@@ -122,12 +122,37 @@ async def test_what_serves_such_a_channel_is_asked_for_again(what: str, fresh: b
     if fresh:
         channel.replaced("second")
     listens = partial(channel.open_channel, lambda of, aux: requests.snoop(of, aux, app="a", spy="in"))
-    opening = (listens if what == "channel" else partial(channel.open_bridge, lambda own: [own]))(what)
+    connects = partial(channel.open_bridge, calls=[channel])
+    opening = (listens if what == "channel" else connects)(what)
     if fresh:
         assert "second" in await opening
     else:
         with pytest.raises(error):
             await opening
+
+
+@pytest.mark.parametrize("at", ["before", "meanwhile"])
+async def test_a_bridge_is_asked_for_again_when_the_other_call_has_just_got_the_place_of_another(
+    at: str,
+) -> None:
+    asked: list[list[str]] = []
+    one, other = channel_at(node := Node()), channel_at(node)
+    one.id = "one"
+
+    class Made:
+        async def open_bridge(self, call_id: str, channels: Sequence[str]) -> str:
+            asked.append(list(channels))
+            if len(asked) == 1:
+                if at == "meanwhile":
+                    other.replaced("second")
+                raise BadRequest("Channel not found", method="POST", path="/bridges")
+            return "bridge"
+
+    node.aux = Made()
+    if at == "before":
+        other.replaced("second")
+    assert await one.open_bridge("bridge_with", [one, other]) == "bridge"
+    assert asked == [["one", "second" if at == "before" else "call"], ["one", "second"]]
 
 
 @pytest.mark.parametrize("late", [True, False])
