@@ -50,7 +50,7 @@ class _Recording(NamedTuple):
 class Recordings:
     """Of one call; a recording without a name gets one that begins with ``prefix``."""
 
-    __slots__ = ("_begun", "_channel", "_media", "_prefix", "_running", "_stopping")
+    __slots__ = ("_beginning", "_begun", "_channel", "_media", "_prefix", "_running", "_stopping")
 
     def __init__(self, channel: Channel, media: "Media", prefix: str) -> None:
         self._channel = channel
@@ -59,6 +59,7 @@ class Recordings:
         self._running: dict[str, _Recording] = {}
         self._stopping: dict[str, _Recording] = {}
         self._begun = 0
+        self._beginning = asyncio.Lock()  # what is on its way is stopped when it has begun
 
     @property
     def last(self) -> str | None:
@@ -76,28 +77,29 @@ class Recordings:
         sink: Callable[[bytes], object] | None,
     ) -> str:
         """Begin; returns its name. Raises MediaFailed, UsageFault, CallEnded."""
-        self._channel.check("record_start")
-        name = name or f"{self._prefix}-{self._begun}"
-        if name in self._running:
-            raise MediaFailed(f"{name} is being recorded already", call=self._channel.call_id)
         if direction not in ("both", "in", "out"):
             raise UsageFault(f"record_start takes the direction both, in or out, not {direction!r}")
-        self._begun += 1
-        future: asyncio.Future[Recorded] = self._channel.loop.create_future()
-        future.add_done_callback(seen)
-        self._running[name] = recording = _Recording(fmt, future)  # the name is taken from now on
-        try:
-            if sink is not None:
-                leg = await self._media.snoop(direction, rate=RATE)
-                done = asyncio.ensure_future(_feed(name, leg, sink))
-                done.add_done_callback(seen)
-                self._running[name] = _Recording("pcm", done, leg=leg)
-            else:
-                await self._into_file(name, recording, direction, max_seconds, beep=beep)
-        except BaseException:
-            self._running.pop(name, None)
-            raise
-        return name
+        async with self._beginning:
+            self._channel.check("record_start")
+            name = name or f"{self._prefix}-{self._begun}"
+            if name in self._running:
+                raise MediaFailed(f"{name} is being recorded already", call=self._channel.call_id)
+            self._begun += 1
+            future: asyncio.Future[Recorded] = self._channel.loop.create_future()
+            future.add_done_callback(seen)
+            self._running[name] = recording = _Recording(fmt, future)
+            try:
+                if sink is not None:
+                    leg = await self._media.snoop(direction, rate=RATE)
+                    done = asyncio.ensure_future(_feed(name, leg, sink))
+                    done.add_done_callback(seen)
+                    self._running[name] = _Recording("pcm", done, leg=leg)
+                else:
+                    await self._into_file(name, recording, direction, max_seconds, beep=beep)
+            except BaseException:
+                self._running.pop(name, None)
+                raise
+            return name
 
     async def _into_file(
         self, name: str, recording: _Recording, direction: str, max_seconds: int, *, beep: bool
@@ -160,10 +162,11 @@ class Recordings:
     async def stop(self, name: str | None) -> Recorded:
         """End one, the last when not told which; returns when it is written. Raises MediaFailed."""
         channel = self._channel
-        name = self.last if name is None else name
-        if name is None or name not in self._running:
-            raise MediaFailed("nothing is being recorded", call=channel.call_id)
-        recording = self._running.pop(name)
+        async with self._beginning:
+            name = self.last if name is None else name
+            if name is None or name not in self._running:
+                raise MediaFailed("nothing is being recorded", call=channel.call_id)
+            recording = self._running.pop(name)
         try:
             if recording.leg is not None:
                 await recording.leg.close()

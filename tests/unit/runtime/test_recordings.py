@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from voxtractl.ari.requests import Answer, Request
+from voxtractl.errors import MediaFailed
 from voxtractl.runtime import recordings
 from voxtractl.runtime.channel import Channel
 from voxtractl.runtime.journal import Journal
@@ -114,6 +115,32 @@ async def test_a_recording_that_is_given_up_is_ended_when_asterisk_has_answered_
     assert ended == ["one"]
     assert set(node.removed) == {"listener"}
     assert not node.deleted
+
+
+@pytest.mark.parametrize("begins", [True, False])
+async def test_who_stops_a_recording_that_is_on_its_way_waits_until_it_has_begun(begins: bool) -> None:
+    def stop(name: str) -> Answer:
+        calls.finished({"name": name, "duration": 1}, failed=False)
+        return Answer(204)
+
+    node = Slow(stop)
+    calls = recordings_at(node)
+    starting = asyncio.create_task(
+        calls.start("one", "wav", direction="both", max_seconds=0, beep=False, sink=None)
+    )
+    await asyncio.sleep(0.01)
+    stopping = asyncio.create_task(calls.stop(None))
+    await asyncio.sleep(0.01)
+    if begins:
+        node.answer.set_result(Answer(201, {}))
+        assert await starting == (await stopping).name == "one"
+    else:
+        starting.cancel()
+        node.answer.set_result(Answer(201, {}))
+        with pytest.raises(MediaFailed, match="nothing is being recorded"):
+            await stopping
+    assert calls.last is None
+    assert set(node.removed) == {"listener"}
 
 
 async def test_a_recording_that_asterisk_makes_after_it_was_ended_is_deleted() -> None:
