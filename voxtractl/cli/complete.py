@@ -27,7 +27,7 @@ def _names(kind: str, ctx: typer.Context, begin: str) -> list[str]:
     from voxtractl.model import document
 
     given: str | None = ctx.find_root().params.get("config")
-    typed: dict[str, Any] = {"config": Path(given)} if given is not None else {}
+    typed: dict[str, Any] = {"config": Path(given).expanduser()} if given is not None else {}
     try:
         fleet = document.parse(files.read_sources(Settings.load(typed).config))
     except VoxtractlError:
