@@ -1,7 +1,8 @@
-"""What the service manager is told, systemd or another that knows its way: sd_notify(3).
+"""What the service manager is told, systemd or another that knows its way: sd_notify(3), sd-daemon(3).
 
     NOTIFY_SOCKET   where it listens; nothing is told without it
     WATCHDOG_USEC   it ends us when it does not hear of us for so long; for the process WATCHDOG_PID, if any
+    JOURNAL_STREAM  what its journal reads, by device and inode; a number before a line is its level there
 
 A process that stands still may hold up Asterisk (docs/decisions/0007), and does not know it. So somebody else
 has to end it.
@@ -13,13 +14,28 @@ import os
 import socket
 from collections.abc import Mapping
 from time import monotonic_ns
-from typing import Final
+from typing import Final, TextIO
 
-__all__ = ["ServiceManager"]
+__all__ = ["ServiceManager", "journal_reads", "levelled"]
 
 log = logging.getLogger(__name__)
 
 STATUS_MAX: Final = 200  # characters of the line that `systemctl status` shows
+
+
+def journal_reads(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
+    if "JOURNAL_STREAM" not in environ:
+        return False
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # it is no file, or closed
+        return False
+    return environ["JOURNAL_STREAM"] == f"{found.st_dev}:{found.st_ino}"
+
+
+def levelled(text: str, level: int) -> str:
+    """The text for the journal, with syslog's number of its level (3 error … 7 debug) before each line."""
+    return "\n".join(f"<{level}>{line}" for line in text.split("\n"))
 
 
 class ServiceManager:
