@@ -1,4 +1,4 @@
-"""What the shell completes from the document: the names of tenants and nodes.
+"""What the shell completes besides commands and options, above all tenants and nodes of the document.
 
 Quiet: whatever is wrong with the document, nothing is offered, and the command itself will tell.
 """
@@ -11,7 +11,11 @@ import typer
 from voxtractl.errors import VoxtractlError
 from voxtractl.settings import Settings
 
-__all__ = ["nodes", "tenants"]
+__all__ = ["forms", "nodes", "tenants"]
+
+
+def forms(incomplete: str) -> list[str]:
+    return [form for form in ("text", "json") if form.startswith(incomplete)]
 
 
 def tenants(ctx: typer.Context, incomplete: str) -> list[str]:

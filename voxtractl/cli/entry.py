@@ -141,7 +141,13 @@ def _root(
         autocompletion=complete.nodes,
     ),
     output: str | None = typer.Option(
-        None, "--output", "-o", metavar="text|json", help="Form of the result.", show_default=False
+        None,
+        "--output",
+        "-o",
+        metavar="text|json",
+        help="Form of the result.",
+        show_default=False,
+        autocompletion=complete.forms,
     ),
     templates: Path | None = typer.Option(
         None, "--templates", help="Templates of your own.", show_default=False

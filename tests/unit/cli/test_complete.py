@@ -79,6 +79,7 @@ def completed(folder: Path, line: str) -> list[str]:
         ("voxtractl tenant -c other.toml show g", ["gamma"]),
         ("voxtractl dialplan status --node ", ["lab", "pbx1"]),
         ("voxtractl tenant show -n p", ["pbx1"]),
+        ("voxtractl dialplan status -o j", ["json"]),
         ("voxtractl -c ~/other.toml tenant show ", ["gamma"]),
     ],
 )
