@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic_ns
 from typing import Final, TextIO
 
@@ -47,22 +47,30 @@ class ServiceManager:
         if not place.startswith(("/", "@")):  # a vsock of a virtual machine is systemd's own matter
             self._address = ""
         self._every = _watchdog(environ) / 2 if self._address else 0.0
+        self._status: str | None = None  # what it was told that is served
 
     def ready(self, sentence: str) -> None:
         """Calls are served, from now on or again; ``sentence`` says which."""
-        self._tell("READY=1", f"STATUS={' '.join(sentence.split())[:STATUS_MAX]}")
+        self._status = sentence
+        self._tell("READY=1", _status(sentence))
 
     def reloading(self) -> None:
         """``ready`` follows."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
+        self._status = None
         self._tell("STOPPING=1", "STATUS=draining")
 
-    async def live(self) -> None:
-        """Tell that the event loop turns, twice in the time of the watchdog, until it is cancelled."""
+    async def live(self, sentence: Callable[[], str]) -> None:
+        """Tell that the event loop turns, twice in the time of the watchdog, until it is cancelled; and what
+        is served when that has changed."""
         while self._every:
-            self._tell("WATCHDOG=1")
+            words = ["WATCHDOG=1"]
+            if self._status is not None and (said := sentence()) != self._status:
+                self._status = said
+                words.append(_status(said))
+            self._tell(*words)
             await asyncio.sleep(self._every)
 
     def _tell(self, *words: str) -> None:
@@ -73,6 +81,10 @@ class ServiceManager:
                 way.sendto("\n".join(words).encode(), self._address)
         except OSError as exc:
             log.debug("the service manager was not told %s: %s", words[0], exc)
+
+
+def _status(sentence: str) -> str:
+    return f"STATUS={' '.join(sentence.split())[:STATUS_MAX]}"
 
 
 def _watchdog(environ: Mapping[str, str]) -> float:
