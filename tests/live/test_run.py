@@ -1262,6 +1262,47 @@ def connections(pid: int, port: int) -> int:
     return sum(row[2].endswith(f":{port:04X}") and f"socket:[{row[9]}]" in own for row in rows)
 
 
+FORKS = """\
+import asyncio
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+
+from voxtractl import VoxtraApp
+
+app = VoxtraApp()
+pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+
+@app.default()
+async def handler(call):
+    await call.answer()
+    async for chunk in call.audio_stream():
+        break
+    print("child", await asyncio.get_running_loop().run_in_executor(pool, os.getpid))
+    async for chunk in call.audio_stream():
+        pass
+"""
+
+
+async def test_a_child_of_a_handler_has_no_connection_of_a_process_that_died(pbx: Pbx) -> None:
+    write(pbx, document(acme="acme.py:app"), acme=FORKS)
+    await pushed(pbx)
+    async with running(pbx, "--monitor", "0") as run:
+        pbx.call(ACME, "far-tone")
+        await run.says("child ")
+        child = int(re.findall("child ([0-9]+)", run.log)[0])
+        port = re.findall(r"127\.0\.0\.1:([0-9]+)/metrics", run.log)[0]
+        try:
+            run.process.kill()
+            await until(lambda: len(pbx.channels()) == 2)  # that of its sound is gone
+            far = pbx.call(ACME)
+            await until(lambda: not far.up)  # the fallback
+            async with running(pbx, "--monitor", port, number=2) as again:
+                await again.forced()
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
 async def test_a_worker_takes_the_calls_of_one_that_died(pbx: Pbx) -> None:
     workers = "[defaults]\nworkers = 2\n"
     write(

@@ -36,6 +36,7 @@ from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 from voxtractl.ari import requests
 from voxtractl.ari.backoff import Backoff
 from voxtractl.ari.events import Event
+from voxtractl.ari.forks import ours
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AppReplaced, AriAuthFailed, AriUnreachable, UsageFault
 from voxtractl.naming import APP_MAX
@@ -569,6 +570,7 @@ class _Connection(WSListener):
             transport.disconnect(graceful=False)
             return
         self.socket = transport
+        ours(transport.underlying_transport.get_extra_info("socket"))
         self._watching = asyncio.ensure_future(transport.wait_disconnected())
         self._watching.add_done_callback(self._cut)
         self._opened(transport)

@@ -19,6 +19,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from voxtractl.ari.forks import ours
 from voxtractl.audio.leg import BACKLOG, KEEP, Leg
 from voxtractl.errors import MediaFailed, RemoteProtocolError
 
@@ -63,6 +64,7 @@ async def connect(
                 protocols=("media",),
                 timeout=aiohttp.ClientWSTimeout(ws_close=GOODBYE_SECONDS),
             )
+            ours(socket.get_extra_info("socket"))
             try:
                 _check(await socket.receive(), rate)
             except BaseException:

@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import Final, Self, cast
 from uuid import UUID
 
+from voxtractl.ari.forks import ours
 from voxtractl.audio.audiosocket import RATES, Decoder, Frame, Kind, encode, frame_bytes
 from voxtractl.audio.guard import GUARD, STILL
 from voxtractl.audio.leg import BACKLOG, KEEP, Clock, PacedLeg
@@ -104,6 +105,8 @@ class AudioServer:
         self._clock = Clock()
         GUARD.watch(self)
         self._port = self._server.sockets[0].getsockname()[1]
+        for socket in self._server.sockets:
+            ours(socket)
         if len(self.address) > HOST_MAX:
             address = self.address
             await self.close()
@@ -432,6 +435,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        ours(transport.get_extra_info("socket"))
         self._peer = transport.get_extra_info("peername")[0]
         if not self._server._met(self, self._peer):
             self._transport.abort()

@@ -1,4 +1,4 @@
-"""What the shell completes from the document: the names of tenants and nodes.
+"""What the shell completes besides commands and options, above all tenants and nodes of the document.
 
 Quiet: whatever is wrong with the document, nothing is offered, and the command itself will tell.
 """
@@ -11,7 +11,11 @@ import typer
 from voxtractl.errors import VoxtractlError
 from voxtractl.settings import Settings
 
-__all__ = ["nodes", "tenants"]
+__all__ = ["forms", "nodes", "tenants"]
+
+
+def forms(incomplete: str) -> list[str]:
+    return [form for form in ("text", "json") if form.startswith(incomplete)]
 
 
 def tenants(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -27,7 +31,7 @@ def _names(kind: str, ctx: typer.Context, begin: str) -> list[str]:
     from voxtractl.model import document
 
     given: str | None = ctx.find_root().params.get("config")
-    typed: dict[str, Any] = {"config": Path(given)} if given is not None else {}
+    typed: dict[str, Any] = {"config": Path(given).expanduser()} if given is not None else {}
     try:
         fleet = document.parse(files.read_sources(Settings.load(typed).config))
     except VoxtractlError:

@@ -58,6 +58,8 @@ GLOBALS: Final[Mapping[str, bool]] = {
     "-v": False,
 }
 
+_COMPLETION: Final = frozenset({"--install-completion", "--show-completion"})
+
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what may end a process early
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})  # stdout takes no more
 
@@ -78,6 +80,8 @@ class Commands(TyperGroup):
         return list(COMMANDS)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not _COMPLETION.isdisjoint(args):
+            _load_in_zsh()
         try:  # a shell that completes a line comes here too
             return super().parse_args(ctx, globals_first(args))
         except OSError as exc:
@@ -96,7 +100,7 @@ class Commands(TyperGroup):
         return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in COMMANDS:
+        if args and args[0] not in COMMANDS and not ctx.resilient_parsing:  # a shell that completes a line
             from difflib import get_close_matches
 
             close = get_close_matches(args[0], COMMANDS, 1)
@@ -137,7 +141,13 @@ def _root(
         autocompletion=complete.nodes,
     ),
     output: str | None = typer.Option(
-        None, "--output", "-o", metavar="text|json", help="Form of the result.", show_default=False
+        None,
+        "--output",
+        "-o",
+        metavar="text|json",
+        help="Form of the result.",
+        show_default=False,
+        autocompletion=complete.forms,
     ),
     templates: Path | None = typer.Option(
         None, "--templates", help="Templates of your own.", show_default=False
@@ -201,6 +211,16 @@ def globals_first(words: Sequence[str]) -> list[str]:
         else:
             rest.append(word)
     return [*front, *rest]
+
+
+def _load_in_zsh() -> None:
+    """zsh loads the file that is installed at the first Tab, and runs it to complete. Typer's only says there
+    how to complete, so that the first Tab of each shell offered nothing."""
+    from typer import _completion_shared as completion
+
+    completion._completion_scripts["zsh"] += (
+        '\n[[ $zsh_eval_context[-1] != loadautofunc ]] || %(complete_func)s "$@"\n'
+    )
 
 
 def _cluster(word: str) -> bool | None:

@@ -195,7 +195,7 @@ async def _serve(
 
     loop = asyncio.get_running_loop()
     manager = ServiceManager()
-    living = loop.create_task(manager.live())
+    living = loop.create_task(manager.live(supervisor.sentence))
     told, forced = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:

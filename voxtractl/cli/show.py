@@ -50,6 +50,9 @@ _CODES: Final[Mapping[str, str]] = {
     "cyan": "36",
 }
 
+ERROR: Final = 3  # levels of syslog, for systemd's journal
+WARNING: Final = 4
+INFO: Final = 6  # what it takes by itself
 
 results: TextIO | None = None  # where the result of a command goes when stdout is not for it alone
 
@@ -109,12 +112,17 @@ def _json(data: Mapping[str, Any]) -> str:
     return json.dumps(data, ensure_ascii=not unicode, default=str) + "\n"
 
 
-def note(message: str) -> None:
+def note(message: str, level: int = INFO) -> None:
     """A message on the way (progress, what is being done); never part of the result."""
-    _tell(message + "\n")
+    _tell(message + "\n", level)
 
 
-def _tell(text: str) -> None:
+def _tell(text: str, level: int = INFO) -> None:
+    if level < INFO and "JOURNAL_STREAM" in os.environ:
+        from voxtractl.runtime.service import journal_reads, levelled
+
+        if journal_reads(sys.stderr):
+            text = levelled(text.removesuffix("\n"), level) + "\n"
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -129,7 +137,7 @@ def progress(message: str) -> None:
 
 
 def warn(message: str) -> None:
-    note(paint("warning: ", "yellow", stream=sys.stderr) + message)
+    note(paint("warning: ", "yellow", stream=sys.stderr) + message, WARNING)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -246,12 +254,12 @@ def say(error: VoxtractlError) -> None:
         note(error.message)
     elif isinstance(error, (FleetError, LintFailed)):
         # Each reason carries its own place and its own next step: file:line:col: path: what; todo.
-        _tell("".join(f"{reason}\n" for reason in error.reasons))
-        note(paint("error: ", "red", "bold", stream=sys.stderr) + error.message)
+        _tell("".join(f"{reason}\n" for reason in error.reasons), ERROR)
+        note(paint("error: ", "red", "bold", stream=sys.stderr) + error.message, ERROR)
     else:
         where = f"{error.where}: " if error.where else ""
-        note(paint("error: ", "red", "bold", stream=sys.stderr) + where + error.message)
+        note(paint("error: ", "red", "bold", stream=sys.stderr) + where + error.message, ERROR)
     for line in error.details.get("lines", ()):  # type: ignore[attr-defined]
-        note(f"  {line}")  # of each node
+        note(f"  {line}", ERROR)  # of each node
     if error.hint:
-        note(paint("hint:  ", "cyan", stream=sys.stderr) + error.hint)
+        note(paint("hint:  ", "cyan", stream=sys.stderr) + error.hint, ERROR)

@@ -17,6 +17,7 @@ from queue import Full, Queue
 from typing import Final, TextIO
 
 from voxtractl.runtime.app import CALL, TENANT
+from voxtractl.runtime.service import journal_reads, levelled
 from voxtractl.settings import Secret
 
 __all__ = ["Log", "configure"]
@@ -29,6 +30,7 @@ NOISY: Final = ("asyncio", "aiohttp.access", "aiohttp.server", "voxtractl.ari.st
 WAITING_MAX: Final = 10_000  # lines that wait for a slow reader
 ROOM: Final = 0.05  # seconds a handler waits for room among them, before its line is lost
 FLUSH: Final = 2.0  # seconds for them at the end
+SYSLOG: Final = {3: logging.ERROR, 4: logging.WARNING, 6: logging.INFO}  # its numbers; 7 is what is below
 SHORTEST: Final = 4  # a shorter secret would turn ordinary words into stars
 
 
@@ -107,6 +109,7 @@ class _Writer(logging.Handler):
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
+        self._journal = journal_reads(stream)
         self._lines: Queue[str | None] = Queue(WAITING_MAX)
         self._lost = 0
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -125,7 +128,8 @@ class _Writer(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self.write(self.format(record))
+            line = self.format(record)
+            self.write(levelled(line, _syslog(record.levelno)) if self._journal else line)
         except Exception:  # noqa: BLE001  logging's way: whoever tells something is not harmed
             self.handleError(record)
 
@@ -237,6 +241,10 @@ def _thread_failed(args: threading.ExceptHookArgs) -> None:
 def _left_unsaid(args: "sys.UnraisableHookArgs") -> None:
     what = args.err_msg or "an exception that nobody can be told of"
     log.error("%s: %r", what, args.object, exc_info=args.exc_value or args.exc_type())
+
+
+def _syslog(level: int) -> int:
+    return next((number for number, least in SYSLOG.items() if level >= least), 7)
 
 
 def _set_level(logger: logging.Logger, level: int) -> None:

@@ -8,8 +8,10 @@ and no caller.
 
 import asyncio
 from collections.abc import Mapping
+from socket import create_server
 from typing import TYPE_CHECKING, Any, Final
 
+from voxtractl.ari.forks import ours
 from voxtractl.errors import UsageFault
 
 if TYPE_CHECKING:
@@ -92,8 +94,9 @@ class Monitor:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=PATIENCE)
         await self._runner.setup()
         try:
-            site = web.TCPSite(self._runner, host, port)
-            await site.start()
+            listener = create_server((host, port))
+            ours(listener)
+            await web.SockSite(self._runner, listener).start()
         except OSError as exc:
             await self.close()
             raise UsageFault(

@@ -1,7 +1,8 @@
-"""What the service manager is told, systemd or another that knows its way: sd_notify(3).
+"""What the service manager is told, systemd or another that knows its way: sd_notify(3), sd-daemon(3).
 
     NOTIFY_SOCKET   where it listens; nothing is told without it
     WATCHDOG_USEC   it ends us when it does not hear of us for so long; for the process WATCHDOG_PID, if any
+    JOURNAL_STREAM  what its journal reads, by device and inode; a number before a line is its level there
 
 A process that stands still may hold up Asterisk (docs/decisions/0007), and does not know it. So somebody else
 has to end it.
@@ -11,15 +12,30 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic_ns
-from typing import Final
+from typing import Final, TextIO
 
-__all__ = ["ServiceManager"]
+__all__ = ["ServiceManager", "journal_reads", "levelled"]
 
 log = logging.getLogger(__name__)
 
 STATUS_MAX: Final = 200  # characters of the line that `systemctl status` shows
+
+
+def journal_reads(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
+    if "JOURNAL_STREAM" not in environ:
+        return False
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # it is no file, or closed
+        return False
+    return environ["JOURNAL_STREAM"] == f"{found.st_dev}:{found.st_ino}"
+
+
+def levelled(text: str, level: int) -> str:
+    """The text for the journal, with syslog's number of its level (3 error … 7 debug) before each line."""
+    return "\n".join(f"<{level}>{line}" for line in text.split("\n"))
 
 
 class ServiceManager:
@@ -31,22 +47,30 @@ class ServiceManager:
         if not place.startswith(("/", "@")):  # a vsock of a virtual machine is systemd's own matter
             self._address = ""
         self._every = _watchdog(environ) / 2 if self._address else 0.0
+        self._status: str | None = None  # what it was told that is served
 
     def ready(self, sentence: str) -> None:
         """Calls are served, from now on or again; ``sentence`` says which."""
-        self._tell("READY=1", f"STATUS={' '.join(sentence.split())[:STATUS_MAX]}")
+        self._status = sentence
+        self._tell("READY=1", _status(sentence))
 
     def reloading(self) -> None:
         """``ready`` follows."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
+        self._status = None
         self._tell("STOPPING=1", "STATUS=draining")
 
-    async def live(self) -> None:
-        """Tell that the event loop turns, twice in the time of the watchdog, until it is cancelled."""
+    async def live(self, sentence: Callable[[], str]) -> None:
+        """Tell that the event loop turns, twice in the time of the watchdog, until it is cancelled; and what
+        is served when that has changed."""
         while self._every:
-            self._tell("WATCHDOG=1")
+            words = ["WATCHDOG=1"]
+            if self._status is not None and (said := sentence()) != self._status:
+                self._status = said
+                words.append(_status(said))
+            self._tell(*words)
             await asyncio.sleep(self._every)
 
     def _tell(self, *words: str) -> None:
@@ -57,6 +81,10 @@ class ServiceManager:
                 way.sendto("\n".join(words).encode(), self._address)
         except OSError as exc:
             log.debug("the service manager was not told %s: %s", words[0], exc)
+
+
+def _status(sentence: str) -> str:
+    return f"STATUS={' '.join(sentence.split())[:STATUS_MAX]}"
 
 
 def _watchdog(environ: Mapping[str, str]) -> float:

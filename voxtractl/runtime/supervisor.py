@@ -237,6 +237,8 @@ class Supervisor:
             text += f"; without a handler: {', '.join(sorted(self.without_handler))}"
         if self.loading:
             text += f"; still loading: {', '.join(sorted(self.loading))}"
+        if away := [name for name, hub in self.hubs.items() if not hub.connected]:
+            text += f"; not connected: {', '.join(away)}"
         return text
 
     @property

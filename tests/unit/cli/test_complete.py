@@ -50,7 +50,7 @@ def completed(folder: Path, line: str) -> list[str]:
     done = subprocess.run(
         ["bash", "-euc", script, "bash", line],
         cwd=folder,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, "PATH": path, "HOME": str(folder)},
         capture_output=True,
         text=True,
         check=False,
@@ -79,6 +79,8 @@ def completed(folder: Path, line: str) -> list[str]:
         ("voxtractl tenant -c other.toml show g", ["gamma"]),
         ("voxtractl dialplan status --node ", ["lab", "pbx1"]),
         ("voxtractl tenant show -n p", ["pbx1"]),
+        ("voxtractl dialplan status -o j", ["json"]),
+        ("voxtractl -c ~/other.toml tenant show ", ["gamma"]),
     ],
 )
 def test_bash_is_offered_commands_options_and_names(folder: Path, line: str, words: list[str]) -> None:
@@ -88,6 +90,10 @@ def test_bash_is_offered_commands_options_and_names(folder: Path, line: str, wor
 def test_a_document_that_is_broken_offers_no_names_and_no_noise(folder: Path) -> None:
     (folder / "tenants.toml").write_text("[tenants")
     assert completed(folder, "voxtractl tenant show ") == []
+
+
+def test_a_command_that_is_none_makes_no_noise(folder: Path) -> None:
+    assert "tenant" in completed(folder, "voxtractl nothing ")
 
 
 def test_a_home_that_cannot_be_written_is_told_and_is_no_bug(folder: Path) -> None:
@@ -113,3 +119,18 @@ def test_it_is_installed_for_the_user_alone(folder: Path) -> None:
     )
     assert done.stdout.splitlines()[-1] == "0"
     assert "voxtractl" in (folder / "home" / ".bashrc").read_text()
+
+
+def test_the_first_tab_of_a_zsh_completes(folder: Path) -> None:
+    subprocess.run(
+        ["voxtractl", "--install-completion", "zsh"],
+        env={
+            **os.environ,
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",  # the shell is named, not looked for
+        },
+        check=True,
+    )
+    last = (folder / ".zfunc" / "_voxtractl").read_text().rstrip().splitlines()[-1]
+    assert last == '[[ $zsh_eval_context[-1] != loadautofunc ]] || _voxtractl_completion "$@"'

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 import pytest
@@ -248,3 +249,21 @@ def tree(of: type[errors.VoxtractlError]) -> set[type[errors.VoxtractlError]]:
 def test_every_error_has_an_id_of_its_own() -> None:
     ids = [error.id for error in tree(errors.VoxtractlError) if "id" in vars(error)]
     assert len(ids) == len(set(ids))
+
+
+def test_the_journal_of_systemd_is_told_what_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "journal").open("w+") as journal:
+        found = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        monkeypatch.setattr(sys, "stderr", journal)
+        show.note("a message")
+        show.warn("careful")
+        show.say(FleetError("2 errors", reasons=REASONS))
+        show.say(UsageFault("wrong", hint="do so"))
+        journal.seek(0)
+        lines = journal.read().splitlines()
+    assert lines[:2] == ["a message", "<4>warning: careful"]
+    assert len(lines) == 7
+    assert [line[:3] for line in lines[2:]] == ["<3>"] * 5

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -85,6 +86,32 @@ def test_json_lines_stay_json_where_the_locale_is_not_utf_8(stream: io.StringIO)
     logging.getLogger("x").warning("Zoë 中")
     told.end()
     assert json.loads(written.getvalue())["message"] == "Zoë 中"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_journal_of_systemd_is_told_the_level_of_each_line(
+    stream: io.StringIO, as_json: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "journal").open("w+") as journal, (tmp_path / "file").open("w+") as file:
+        found = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        for there in (journal, file):
+            told = logs.configure(as_json=as_json, verbose=True, stream=there)
+            log = logging.getLogger("x")
+            log.debug("one")
+            log.info("two")
+            log.warning("three")
+            try:
+                raise ValueError("five\nlines")
+            except ValueError:
+                log.exception("four")
+            told.end()
+            there.seek(0)
+        lines, plain = journal.read().splitlines(), file.read().splitlines()
+    assert [line[:3] for line in lines[:4]] == ["<7>", "<6>", "<4>", "<3>"]
+    assert {line[:3] for line in lines[4:]} <= {"<3>"}  # a traceback
+    assert not [line for line in plain if line.startswith("<")]
+    assert len(lines) == len(plain) == (4 if as_json else 9)
 
 
 @pytest.mark.filterwarnings("always")

@@ -45,8 +45,27 @@ def test_it_is_told_what_the_process_does(manager: Manager) -> None:
 
 
 async def test_it_hears_of_a_loop_that_turns_again_and_again(manager: Manager) -> None:
-    living = asyncio.create_task(ServiceManager(manager.environ).live())
+    living = asyncio.create_task(ServiceManager(manager.environ).live(lambda: "serving"))
     for _ in range(3):
+        assert await asyncio.to_thread(manager.heard) == ["WATCHDOG=1"]
+    living.cancel()
+
+
+async def test_it_hears_what_is_served_when_that_changes(manager: Manager) -> None:
+    told, served = ServiceManager(manager.environ), ["serving 2"]
+    told.ready(served[0])
+    assert manager.heard() == ["READY=1", "STATUS=serving 2"]
+    living = asyncio.create_task(told.live(lambda: served[0]))
+    assert await asyncio.to_thread(manager.heard) == ["WATCHDOG=1"]
+    served[0] = "serving 3"
+    while (heard := await asyncio.to_thread(manager.heard)) == ["WATCHDOG=1"]:
+        pass
+    assert heard == ["WATCHDOG=1", "STATUS=serving 3"]
+    told.stopping()
+    served[0] = "serving 4"
+    while (heard := await asyncio.to_thread(manager.heard)) != ["STOPPING=1", "STATUS=draining"]:
+        assert heard == ["WATCHDOG=1"]
+    for _ in range(2):
         assert await asyncio.to_thread(manager.heard) == ["WATCHDOG=1"]
     living.cancel()
 
@@ -66,4 +85,4 @@ async def test_without_one_for_us_nothing_is_told_and_nothing_fails(environ: dic
     told = ServiceManager(environ)
     told.ready("serving")
     told.stopping()
-    await asyncio.wait_for(told.live(), 10)  # ends: there is no watchdog
+    await asyncio.wait_for(told.live(lambda: "serving"), 10)  # ends: there is no watchdog
