@@ -37,6 +37,7 @@ from voxtractl.errors import (
 )
 from voxtractl.lab import Lab
 from voxtractl.runtime import hub, sounds
+from voxtractl.runtime.channel import CALLED_OFF
 from voxtractl.runtime.lifecycle import EndedBy
 from voxtractl.runtime.places import Places
 from voxtractl.runtime.session import CallSession
@@ -661,6 +662,21 @@ async def test_a_handler_that_blocks_delays_and_loses_nothing(pbx: Pbx) -> None:
     async with serving(pbx, handler) as (_, seen):
         pbx.call(ACME, "far-dtmf", "5")
         assert await in_time(seen.result) == "5"
+
+
+async def test_a_handler_that_catches_the_end_and_asks_again_for_ever_holds_nobody(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        for _ in range(2 * CALLED_OFF):  # it would be for ever
+            with suppress(CallEnded):
+                await call.listen_dtmf(timeout=10)
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, "far-soon")
+        assert (await seen.ended()).ended_by == EndedBy.CALLER
+        await until(lambda: "handler_failed" in seen.names())
+        pbx.call()
+        await until(lambda: seen.names().count("call_answered") == 2)
 
 
 async def waits_for_ever(call: CallSession) -> None:
