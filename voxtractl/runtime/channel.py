@@ -117,11 +117,14 @@ class Channel:
         """Raises CallError when it is in a queue, or elsewhere in the dialplan."""
         known = self.hub.table.live.get(self.call_id)
         if known is not None and known.state is lifecycle.State.LEFT:
-            raise CallError(
-                f"{op}: the call is elsewhere in the dialplan",
-                call=self.call_id,
-                hint="who waits for it (transfer_to_queue) has it again when it comes back",
-            )
+            raise self.elsewhere(op)
+
+    def elsewhere(self, op: str) -> CallError:
+        return CallError(
+            f"{op}: the call is elsewhere in the dialplan",
+            call=self.call_id,
+            hint="who waits for it (transfer_to_queue) has it again when it comes back",
+        )
 
     def tell(self, signal: lifecycle.Signal) -> None:
         """Tell the call table, unless this session is over and another has the channel."""

@@ -512,6 +512,8 @@ class CallSession:
     async def _leave(
         self, build: Callable[[str], requests.Request], op: str, to: str, *, attended: bool | None
     ) -> None:
+        if not self._home.is_set():
+            raise self._channel.elsewhere(op)  # another one was quicker, and waits for it
         before = self.attended, self._doing
         self._channel.tell(lifecycle.Continue())
         self._home.clear()
