@@ -362,14 +362,16 @@ class VoxtraApp:
     async def settle(self, seconds: float = 5.0) -> None:
         """Wait until handlers and hooks of ended calls have run; what still runs then is cancelled.
 
-        A handler that does not let itself be cancelled is left behind, and the log tells.
+        A handler that does not let itself be cancelled is left behind, and the log tells. One that asks for
+        this itself is not waited for.
         """
+        me: set[asyncio.Future[Any] | None] = {asyncio.current_task()}
         for pause in (seconds, *CANCELS):
-            if self._tasks:
-                await asyncio.wait(set(self._tasks), timeout=pause)
-            for task in self._tasks:
+            if self._tasks - me:
+                await asyncio.wait(self._tasks - me, timeout=pause)
+            for task in self._tasks - me:
                 task.cancel()
-        for task in self._tasks:
+        for task in self._tasks - me:
             log.error("it goes on although it was cancelled: %r", task)
 
     def run(self, *, drain: float = DRAIN) -> None:

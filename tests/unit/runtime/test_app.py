@@ -152,6 +152,19 @@ async def test_a_handler_that_is_cancelled_is_none_that_failed() -> None:
     assert hub.signals == [lifecycle.HandlerReturned(1)]
 
 
+async def test_a_handler_that_stops_its_app_is_not_waited_for() -> None:
+    app, ended = VoxtraApp(), list[CallSession]()
+
+    @app.default()
+    async def handler(call: CallSession) -> None:
+        await app.settle(0.01)  # of stop()
+        ended.append(call)
+
+    call, _ = taken(app)
+    await asyncio.wait(set(app._tasks))
+    assert ended == [call]
+
+
 async def test_hooks_of_a_call_that_end_the_process_end_nothing(caplog: pytest.LogCaptureFixture) -> None:
     app, done = VoxtraApp(), list[str]()
 
