@@ -36,7 +36,6 @@ from voxtractl.errors import (
     OriginateFailed,
     RuntimeFault,
     UsageFault,
-    VoxtractlError,
 )
 from voxtractl.runtime import hooks
 from voxtractl.runtime.event_loop import new_event_loop
@@ -502,10 +501,7 @@ class VoxtraApp:
                 log.debug("the handler was told of the end: %s", exc)
                 call.finish()
                 return
-            hint = exc.hint if isinstance(exc, VoxtractlError) else None
-            log.exception(
-                "the handler of %s failed%s", call.called_number, f" (hint: {hint})" if hint else ""
-            )
+            log.exception("the handler of %s failed", call.called_number)
             call.fail(exc)
             return
         call.finish()
