@@ -641,7 +641,10 @@ async def test_a_process_whose_app_was_taken_says_so_and_leaves_its_calls_up(
         await app.start()
         try:
             assert await running.ended() == 1
-            assert "another process took the Stasis app" in running.said[-1]
+            what, where, hint = running.said[-3:]
+            assert "another process took the Stasis app" in what
+            assert where == f"where: {pbx.lab.ari_url}"
+            assert hint.startswith("hint:  end one of the two")
             assert running.said.count("hook") == 3
             await until(lambda: len(adopted) == 3)
             assert all(far.up for far in fars)
