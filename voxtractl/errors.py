@@ -128,7 +128,10 @@ class Reason(NamedTuple):
 
 
 class VoxtractlError(Exception):
-    """Root of the tree. ``str(error)`` is one sentence without the hint; the printer adds where and hint."""
+    """Root of the tree. ``str(error)`` is one sentence without the hint; the printer adds where and hint.
+
+    A traceback has both as notes.
+    """
 
     id: ClassVar[str] = "error"
     exit_code: int = 1
@@ -147,6 +150,10 @@ class VoxtractlError(Exception):
         self.where = where
         self.hint = hint
         self.details: dict[str, object] = dict(details or {})
+        if where:
+            self.add_note(f"where: {where}")
+        if hint:
+            self.add_note(f"hint:  {hint}")
 
 
 class UsageFault(VoxtractlError):

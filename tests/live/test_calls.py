@@ -2,6 +2,7 @@
 itself."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -25,6 +26,7 @@ from voxtractl.errors import (
 from voxtractl.lab import Lab
 from voxtractl.runtime.lifecycle import Ended, EndedBy
 from voxtractl.runtime.session import CallSession
+from voxtractl.runtime.sounds import tone_of
 
 SOUND = "hello-world"  # 1.4 s, of the lab's English core sounds
 
@@ -203,6 +205,28 @@ async def test_a_tone_plays_until_it_is_stopped(pbx: Pbx) -> None:
     async with serving(pbx, handler) as (_, seen):
         pbx.call()
         assert await asyncio.wait_for(seen.result, 10) == ["done"]
+
+
+async def test_what_is_played_next_ends_a_tone(pbx: Pbx) -> None:
+    """Asterisk would begin it after the tone, which has no end."""
+
+    def hears(call: CallSession, tone: str) -> bool:
+        status, text = pbx.ari("GET", f"playbacks/{tone_of(call.id)}")
+        told = json.loads(text)
+        return status == 200 and (told["media_uri"], told["state"]) == (f"tone:{tone}", "playing")
+
+    async def handler(call: CallSession) -> list[str]:
+        await call.answer()
+        ringing = asyncio.create_task(call.play_tone("ring", wait=True))
+        await until(lambda: hears(call, "ring"))
+        await call.play_tone("busy")
+        await until(lambda: hears(call, "busy"))
+        return [(await call.play_file(SOUND)).status, (await ringing).status]
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 10) == ["done", "done"]
+        assert "playback_failed" not in seen.names()
 
 
 async def test_digits_end_by_number_by_terminator_and_by_silence(pbx: Pbx) -> None:

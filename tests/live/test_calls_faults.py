@@ -37,6 +37,7 @@ from voxtractl.errors import (
 )
 from voxtractl.lab import Lab
 from voxtractl.runtime import hub, sounds
+from voxtractl.runtime.channel import CALLED_OFF
 from voxtractl.runtime.lifecycle import EndedBy
 from voxtractl.runtime.places import Places
 from voxtractl.runtime.session import CallSession
@@ -640,7 +641,10 @@ async def test_a_process_whose_app_was_taken_says_so_and_leaves_its_calls_up(
         await app.start()
         try:
             assert await running.ended() == 1
-            assert "another process took the Stasis app" in running.said[-1]
+            what, where, hint = running.said[-3:]
+            assert "another process took the Stasis app" in what
+            assert where == f"where: {pbx.lab.ari_url}"
+            assert hint.startswith("hint:  end one of the two")
             assert running.said.count("hook") == 3
             await until(lambda: len(adopted) == 3)
             assert all(far.up for far in fars)
@@ -661,6 +665,21 @@ async def test_a_handler_that_blocks_delays_and_loses_nothing(pbx: Pbx) -> None:
     async with serving(pbx, handler) as (_, seen):
         pbx.call(ACME, "far-dtmf", "5")
         assert await in_time(seen.result) == "5"
+
+
+async def test_a_handler_that_catches_the_end_and_asks_again_for_ever_holds_nobody(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        for _ in range(2 * CALLED_OFF):  # it would be for ever
+            with suppress(CallEnded):
+                await call.listen_dtmf(timeout=10)
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call(ACME, "far-soon")
+        assert (await seen.ended()).ended_by == EndedBy.CALLER
+        await until(lambda: "handler_failed" in seen.names())
+        pbx.call()
+        await until(lambda: seen.names().count("call_answered") == 2)
 
 
 async def waits_for_ever(call: CallSession) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -387,6 +387,18 @@ async def test_who_gives_up_as_the_call_goes_into_a_queue_knows_that_it_went(pbx
         pbx.call()
         assert await asyncio.wait_for(seen.result, 20) == ("transferring", "ANSWERED")
         assert "transferred" in seen.names()
+
+
+async def test_of_two_who_put_a_call_into_a_queue_one_waits_for_it_and_one_is_told(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> list[str]:
+        await call.answer()
+        both = (call.transfer_to_queue("support") for _ in range(2))
+        first, second = await asyncio.gather(*both, return_exceptions=True)
+        return [str(getattr(first, "status", first)), str(second)]
+
+    status, refused = cast("list[str]", await run(pbx, handler))
+    assert status == "ANSWERED"
+    assert "elsewhere in the dialplan" in refused
 
 
 async def test_how_the_last_queue_was_left_is_told_not_the_one_before(pbx: Pbx) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from voxtractl import naming
 from voxtractl.errors import UsageFault
+from voxtractl.settings import LONGEST
 
 __all__ = [
     "HANGUP_REASONS",
@@ -46,6 +47,7 @@ __all__ = [
     "destroy_bridge",
     "device_state",
     "dial",
+    "dialled_endpoint",
     "dialled_number",
     "dtmf",
     "endpoint",
@@ -81,6 +83,7 @@ __all__ = [
     "ring_stop",
     "set_global",
     "set_variable",
+    "shown_caller",
     "silence_start",
     "silence_stop",
     "snoop",
@@ -283,6 +286,7 @@ _VARIABLE: Final = re.compile(
     r"(__|_)?[A-Za-z][A-Za-z0-9_]*"  # inherited once or for ever
     r"|[A-Z][A-Z0-9_]*\([A-Za-z0-9 _,.:;/@+*-]*\)"  # a function of the dialplan
 )
+_SHOWN: Final = re.compile(r"[^\x00-\x1f\x7f]*")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _DIGITS: Final = re.compile(r"[0-9A-Da-d*#wWfF]+")  # w and W: pauses; f and F: hook flash
 
@@ -298,6 +302,25 @@ def dialled_number(text: str) -> str:
         "extension: digits, letters, + * # . _ -, at most 79",
         "such as +265999000001, no spaces",
     )
+
+
+def dialled_endpoint(text: str) -> str:
+    """The endpoint as it is, or UsageFault for what is none."""
+    return _checked(
+        _ENDPOINT,
+        text,
+        "endpoint to dial",
+        "one endpoint without & and spaces, such as PJSIP/+265999000001@trunk",
+    )
+
+
+def shown_caller(text: str | None) -> str | None:
+    """The caller id as it is, or UsageFault for what is none."""
+    what, such_as = (
+        "caller id: a string without control characters",
+        '+265888000001, or "Acme" <+265888000001>',
+    )
+    return None if text is None else _checked(_SHOWN, text, what, such_as)
 
 
 def variables(mapping: Mapping[str, object]) -> dict[str, str]:
@@ -363,13 +386,9 @@ def _checked(pattern: re.Pattern[str], text: object, what: str, hint: str) -> st
     return text
 
 
-def _endpoint(text: str) -> str:
-    return _checked(
-        _ENDPOINT,
-        text,
-        "endpoint to dial",
-        "one endpoint without & and spaces, such as PJSIP/+265999000001@trunk",
-    )
+def _must_be_ringing_time(seconds: object) -> None:
+    if not isinstance(seconds, int | float) or not 1 <= seconds <= LONGEST:
+        raise UsageFault(f"the timeout of an originate is 1 to {LONGEST:.0f} seconds, and not {seconds!r}")
 
 
 def _context(text: str) -> str:
@@ -459,23 +478,20 @@ def originate(
         )
     if app is None and app_args:
         raise UsageFault("app_args are for a Stasis app, and no app is given")
-    if timeout < 1:
-        raise UsageFault(f"the timeout of an originate is 1 second or more, and not {timeout}")
+    _must_be_ringing_time(timeout)
     if context is not None and extension is not None:
         goal = _query(
             ("context", _context(context)), ("extension", dialled_number(extension)), ("priority", priority)
         )
     else:
         goal = _app_query(app, app_args)
-    if caller_id is not None and _CONTROL.search(caller_id):
-        raise UsageFault(f"{caller_id!r} is no caller id: it holds a control character")
     return Request(
         "POST",
         "/channels" if channel_id is None else _id("channels", channel_id),
-        _query(("endpoint", _endpoint(endpoint)))
+        _query(("endpoint", dialled_endpoint(endpoint)))
         + goal
         + _query(
-            ("callerId", caller_id),
+            ("callerId", shown_caller(caller_id)),
             ("timeout", timeout),
             ("originator", originator),
             ("formats", None if formats is None else ",".join(formats)),
@@ -499,7 +515,7 @@ def create(
     return Request(
         "POST",
         "/channels/create",
-        _query(("endpoint", _endpoint(endpoint)))
+        _query(("endpoint", dialled_endpoint(endpoint)))
         + _app_query(app, app_args)
         + _query(
             ("channelId", channel_id),
@@ -567,7 +583,7 @@ def move(id: str, app: str, args: Sequence[str] = ()) -> Request:
 
 def redirect(id: str, endpoint: str) -> Request:
     """Ask the caller's own phone to call elsewhere (SIP 302 or REFER)."""
-    return Request("POST", _id("channels", id, "redirect"), _query(("endpoint", _endpoint(endpoint))))
+    return Request("POST", _id("channels", id, "redirect"), _query(("endpoint", dialled_endpoint(endpoint))))
 
 
 def ring(id: str) -> Request:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
 
 from voxtractl import naming
+from voxtractl.ari import requests
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.audio.server import AudioServer
@@ -35,13 +36,13 @@ from voxtractl.errors import (
     OriginateFailed,
     RuntimeFault,
     UsageFault,
-    VoxtractlError,
 )
+from voxtractl.runtime import hooks
 from voxtractl.runtime.event_loop import new_event_loop
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal, Sink
 from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
-from voxtractl.runtime.media import FAILURES, Breaker
+from voxtractl.runtime.media import FAILURES, WAYS, Breaker
 from voxtractl.runtime.router import Route, Router
 from voxtractl.runtime.session import CALL, NODE, TENANT, CallSession, context_of
 from voxtractl.runtime.usage import Usage
@@ -78,9 +79,10 @@ ANSWER_GRACE: Final = 15.0  # seconds beyond the ringing time until we end an or
 
 class VoxtraApp:
     """``ari_url`` is the base without ``/ari``; ``timeout`` in seconds, of one request. Nothing is connected
-    before ``start()``. ``tts`` and ``stt`` speak and hear (``runtime.speech``). Asterisk brings sound to
-    ``audio_host``, at the first free port of ``audio_ports``; ``audio_bind`` is the address to listen on when
-    it is another one.
+    before ``start()``. ``app_name`` is the Stasis app of the dialplan. ``tts`` and ``stt`` speak and hear
+    (``runtime.speech``). Sound goes by ``media``, audiosocket or websocket. With the first Asterisk brings it
+    to ``audio_host``, at the first free port of ``audio_ports``; ``audio_bind`` is the address to listen on
+    when it is another one.
 
     What is not given of the first three is read from VOXTRA_ARI_URL, VOXTRA_ARI_USER and VOXTRA_ARI_PASSWORD.
     """
@@ -102,6 +104,8 @@ class VoxtraApp:
         audio_bind: str | None = None,
         audio_ports: Sequence[int] = (0,),
     ) -> None:
+        if media not in WAYS:
+            raise UsageFault(f"there is no media {media!r}", hint=f"one of {', '.join(WAYS)}")
         self.app_name = app_name
         self._ari = ARIClient(
             ari_url or os.environ.get("VOXTRA_ARI_URL") or "http://127.0.0.1:8088",
@@ -157,6 +161,11 @@ class VoxtraApp:
         Raises UsageFault when the number has a handler already, or the handler is not async.
         """
 
+        if callable(extension):
+            raise UsageFault(
+                "@app.route does not say which number", hint='write @app.route(extension="+265…")'
+            )
+
         def keep(handler: H) -> H:
             known = {**(metadata or {}), **({"name": name} if name else {})}
             self.router.add(
@@ -183,6 +192,7 @@ class VoxtraApp:
     def on_event(self, sink: Sink) -> Sink:
         """Every event of the app's calls as a mapping (docs/events.md); sync or async, in the loop of the
         handlers. What it raises goes to the log."""
+        hooks.must_be_callable("on_event", sink)
         self._sinks.append(told := partial(self._tell, sink))
         for hub in self._hubs:
             hub.journal.sinks.append(told)
@@ -213,12 +223,14 @@ class VoxtraApp:
         handler file that cannot be loaded. ``originate`` is not possible in it, ``ari`` is; a task that it
         begins may call out, and waits until the app is served.
         """
+        hooks.must_be_callable("on_startup", hook)
         self._on_startup.append(hook)
         return hook
 
     def on_shutdown(self, hook: K) -> K:
         """Run it once after the last call, when the startup hooks ran; sync or async. What it raises goes to
         the log."""
+        hooks.must_be_callable("on_shutdown", hook)
         self._on_shutdown.append(hook)
         return hook
 
@@ -349,14 +361,16 @@ class VoxtraApp:
     async def settle(self, seconds: float = 5.0) -> None:
         """Wait until handlers and hooks of ended calls have run; what still runs then is cancelled.
 
-        A handler that does not let itself be cancelled is left behind, and the log tells.
+        A handler that does not let itself be cancelled is left behind, and the log tells. One that asks for
+        this itself is not waited for.
         """
+        me: set[asyncio.Future[Any] | None] = {asyncio.current_task()}
         for pause in (seconds, *CANCELS):
-            if self._tasks:
-                await asyncio.wait(set(self._tasks), timeout=pause)
-            for task in self._tasks:
+            if self._tasks - me:
+                await asyncio.wait(self._tasks - me, timeout=pause)
+            for task in self._tasks - me:
                 task.cancel()
-        for task in self._tasks:
+        for task in self._tasks - me:
             log.error("it goes on although it was cancelled: %r", task)
 
     def run(self, *, drain: float = DRAIN) -> None:
@@ -367,6 +381,10 @@ class VoxtraApp:
         """
         if LOADING.get():
             return
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeFault(
+                "an event loop runs here already", hint="await app.start(), and await app.stop() at the end"
+            )
         # Not asyncio.run(): at its end it waits for every task, and a handler may swallow every cancel.
         loop = new_event_loop()
         asyncio.set_event_loop(loop)
@@ -483,10 +501,7 @@ class VoxtraApp:
                 log.debug("the handler was told of the end: %s", exc)
                 call.finish()
                 return
-            hint = exc.hint if isinstance(exc, VoxtractlError) else None
-            log.exception(
-                "the handler of %s failed%s", call.called_number, f" (hint: {hint})" if hint else ""
-            )
+            log.exception("the handler of %s failed", call.called_number)
             call.fail(exc)
             return
         call.finish()
@@ -534,6 +549,7 @@ class VoxtraApp:
         wait: bool = True,
     ) -> CallSession:
         """As ``originate``, on this node."""
+        endpoint, caller_id = requests.dialled_endpoint(endpoint), requests.shown_caller(caller_id)
         self._must_have_room()
         await self._until_served(hub)
         trunk = _trunk(endpoint)

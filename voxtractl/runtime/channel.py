@@ -25,7 +25,7 @@ from voxtractl.runtime import lifecycle
 if TYPE_CHECKING:
     from voxtractl.runtime.hub import Hub
 
-__all__ = ["FRESH", "Channel", "seen", "settle"]
+__all__ = ["CALLED_OFF", "FRESH", "Channel", "seen", "settle"]
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ GONE_GRACE: Final = 0.2  # seconds until the event of an end has come, after a r
 # Seconds for which Asterisk may not find a channel that has got the place of another: it tells of that before
 # it has put it into its list again (`channel_do_masquerade`, main/channel.c). 0.5 ms as a rule.
 FRESH: Final = 1.0
+# Verbs for a call that is over, with no turn of the loop between them: who catches CallEnded and goes on for
+# ever keeps every other call of the loop waiting.
+CALLED_OFF: Final = 1000
 
 
 class Channel:
@@ -45,6 +48,7 @@ class Channel:
     """
 
     __slots__ = (
+        "_refused",
         "_replaced",
         "_tasks",
         "_turn",
@@ -77,6 +81,7 @@ class Channel:
         self.touched = 0  # the visit in which somebody did something with it, the last time
         self.bridge: str | None = None  # our own: the call and its media; sounds are played into it
         self.other: Channel | None = None  # who it is connected with, or just about to be
+        self._refused = 0  # verbs since the loop has turned
         self._replaced = float("-inf")  # when this channel got the place of another
         self._waits: dict[str, tuple[asyncio.Future[Any], str]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -85,10 +90,18 @@ class Channel:
     # --- what can be known without waiting --------------------------------------------------------------
 
     def check(self, op: str) -> None:
-        """Something is done with it. Raises CallEnded when it is gone."""
+        """Something is done with it. Raises CallEnded when it is gone, and cancels who does not listen."""
         self.touched = self.visits
         if self.is_gone:
+            if not self._refused:
+                self.loop.call_soon(self._turned)
+            self._refused += 1
+            if self._refused > CALLED_OFF:
+                raise asyncio.CancelledError(f"{op} was tried {CALLED_OFF} times after the end of the call")
             raise CallEnded(op, call=self.call_id)
+
+    def _turned(self) -> None:
+        self._refused = 0
 
     def must_be_alone(self, op: str) -> None:
         """Raises CallError for what would take it away from who it is connected with, and leave that one
@@ -104,11 +117,14 @@ class Channel:
         """Raises CallError when it is in a queue, or elsewhere in the dialplan."""
         known = self.hub.table.live.get(self.call_id)
         if known is not None and known.state is lifecycle.State.LEFT:
-            raise CallError(
-                f"{op}: the call is elsewhere in the dialplan",
-                call=self.call_id,
-                hint="who waits for it (transfer_to_queue) has it again when it comes back",
-            )
+            raise self.elsewhere(op)
+
+    def elsewhere(self, op: str) -> CallError:
+        return CallError(
+            f"{op}: the call is elsewhere in the dialplan",
+            call=self.call_id,
+            hint="who waits for it (transfer_to_queue) has it again when it comes back",
+        )
 
     def tell(self, signal: lifecycle.Signal) -> None:
         """Tell the call table, unless this session is over and another has the channel."""

@@ -13,13 +13,22 @@ from contextvars import copy_context
 from functools import partial
 from threading import Thread
 
+from voxtractl.errors import UsageFault
 from voxtractl.runtime.channel import settle
 
-__all__ = ["Hook", "run"]
+__all__ = ["Hook", "must_be_callable", "run"]
 
 log = logging.getLogger(__name__)
 
 Hook = Callable[[], object]
+
+
+def must_be_callable(name: str, hook: object) -> None:
+    """Raises UsageFault for what cannot be run; ``name`` is what it was given to."""
+    if not callable(hook):
+        raise UsageFault(
+            f"{name} takes a function, not {hook!r}", hint=f"{name}(cleanup), not {name}(cleanup())"
+        )
 
 
 async def run(hook: Hook, call_id: str) -> None:

@@ -60,7 +60,8 @@ class _Redact(logging.Filter):
             record.exc_text, record.stack_info = told + record.stack_info, None
         if record.exc_text:
             record.exc_text = self.clean(record.exc_text)
-        record.tenant, record.call = TENANT.get(), CALL.get()
+        record.tenant = getattr(record, "tenant", None) or TENANT.get()  # told with it, or where it was told
+        record.call = CALL.get()
         return True
 
 

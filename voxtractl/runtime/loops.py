@@ -157,7 +157,13 @@ class Loops:
                 self._blocked.discard(loop)
             elif loop not in self._blocked:
                 self._blocked.add(loop)
-                log.error("%s: its handler blocks its event loop, at %s", loop.name, loop.where())
+                whose = sorted(app.tenant or "" for app, at in self._at.items() if at is loop)
+                log.error(
+                    "%s: its handler blocks its event loop, at %s",
+                    loop.name,
+                    loop.where(),
+                    extra={"tenant": ", ".join(whose)},
+                )
         for app, loop in self._at.items():
             app.blocked = loop in self._blocked
         return [app for app in self._at if app.blocked]

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from voxtractl.runtime.hub import Hub
     from voxtractl.runtime.taker import Taker
 
-__all__ = ["FAILURES", "FORMATS", "AudioStream", "Breaker", "Media", "open_leg"]
+__all__ = ["FAILURES", "FORMATS", "WAYS", "AudioStream", "Breaker", "Media", "open_leg"]
 
 
+WAYS: Final = ("audiosocket", "websocket")  # Asterisk connects to us, or we to Asterisk
 Server = Callable[[], Awaitable[AudioServer]]
 
 FORMATS: Final[Mapping[int, str]] = {8000: "slin", 16000: "slin16", 24000: "slin24", 48000: "slin48"}

@@ -31,7 +31,8 @@ RATE: Final = 8000  # of what a sink gets
 
 
 class Recorded(NamedTuple):
-    """A finished recording; ``name`` is its name among Asterisk's stored recordings."""
+    """A finished recording; ``name`` is its name among Asterisk's stored recordings. Of a file Asterisk tells
+    whole ``seconds`` only: 0 for all that is shorter than one."""
 
     name: str
     format: str

@@ -73,6 +73,8 @@ class Router(Generic[H]):
                 f"the route of {_name(handler)} has {told}", hint="give extension, number or prefix"
             )
         ((name, text),) = named
+        if not isinstance(text, str):
+            raise UsageFault(f"{name}={text!r} is no string", hint=f'write {name}="{text}"')
         known = MappingProxyType(dict(metadata)) if metadata else _NOTHING
         if name != "extension" and text.startswith("_"):
             raise UsageFault(f"{name}={text!r} looks like a pattern", hint=f"write extension={text!r}")

@@ -12,6 +12,7 @@ from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from enum import StrEnum
 from functools import partial
+from math import isnan
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
@@ -284,6 +285,7 @@ class CallSession:
         An async function runs in the handler's loop, a plain one in a thread of its own, so that a slow one
         holds up no call. What it raises goes to the log.
         """
+        hooks.must_be_callable("on_hangup", callback)
         if self._over.is_set():
             self._loop.call_soon(self._run_hook, callback)
         else:
@@ -306,6 +308,7 @@ class CallSession:
         file gives ``Played(status="failed")``, an error in the log and the event playback_failed: the caller
         stays. Raises CallEnded.
         """
+        _must_be_name("play_file", sound)
         return await self._sounds.play(
             [f"sound:{sound.removeprefix('sound:')}"], "play_file", wait=wait, lang=lang
         )
@@ -318,7 +321,7 @@ class CallSession:
 
     async def play_tone(self, tone: str, *, wait: bool = False) -> Played:
         """Play a tone of indications.conf (``busy``, ``ring;tonezone=fr``) or a list of tones until
-        ``stop()``."""
+        ``stop()``, or until something else is played."""
         return await self._sounds.play([f"tone:{tone}"], "play_tone", wait=wait)
 
     async def play(
@@ -326,6 +329,7 @@ class CallSession:
     ) -> Played:
         """Play what Asterisk names by a URI: ``sound:``, ``recording:``, ``number:``, ``digits:``,
         ``tone:``. After ``timeout`` seconds it is stopped."""
+        _must_be_seconds("play", timeout=timeout)
         return await self._sounds.play(list(media), "play", wait=wait, lang=lang, timeout=timeout)
 
     async def stop(self) -> None:
@@ -349,6 +353,7 @@ class CallSession:
         ``ended_by``: max, terminator or timeout. Raises CallEnded at once when the caller hangs up.
         """
         self._channel.check("listen_dtmf")
+        _must_be_seconds("listen_dtmf", timeout=timeout)
         if self._collecting is not None:
             raise CallError(
                 "listen_dtmf is waiting already", call=self.id, hint="one at a time for each call"
@@ -391,6 +396,7 @@ class CallSession:
 
     def on_dtmf(self, callback: "Callable[[str], object]") -> "Callable[[str], object]":
         """Call it with every digit that is pressed, beside ``listen_dtmf``; sync or async."""
+        hooks.must_be_callable("on_dtmf", callback)
         self._digit_hooks.append(callback)
         return callback
 
@@ -506,6 +512,8 @@ class CallSession:
     async def _leave(
         self, build: Callable[[str], requests.Request], op: str, to: str, *, attended: bool | None
     ) -> None:
+        if not self._home.is_set():
+            raise self._channel.elsewhere(op)  # another one was quicker, and waits for it
         before = self.attended, self._doing
         self._channel.tell(lifecycle.Continue())
         self._home.clear()
@@ -877,6 +885,7 @@ class CallSession:
         """
         from voxtractl.runtime import speech
 
+        _must_be_seconds("listen", timeout=timeout, silence=silence, most=most)
         ear = self._taker.stt
         if ear is None:
             raise SpeechUnavailable(
@@ -1054,6 +1063,18 @@ def _called(channel: Mapping[str, Any], args: Sequence[str]) -> str:
         return args[0]
     dialplan = channel.get("dialplan") or {}
     return str(dialplan.get("exten", ""))
+
+
+def _must_be_name(op: str, sound: object) -> None:
+    if not isinstance(sound, str) or not sound:
+        raise UsageFault(f"{op} takes the name of a sound, not {sound!r}")
+
+
+def _must_be_seconds(op: str, **given: object) -> None:
+    """Raises UsageFault for what is no time to wait. NaN would mix up all timers of the loop."""
+    for name, value in given.items():
+        if not isinstance(value, int | float) or isnan(value):
+            raise UsageFault(f"{op} takes seconds as its {name}, not {value!r}")
 
 
 def _into(bridge: str, channel: str) -> requests.Request:

@@ -47,13 +47,14 @@ class Played(NamedTuple):
 class Sounds:
     """Of one call."""
 
-    __slots__ = ("_asking", "_channel", "_playing", "_quiet", "_sounding")
+    __slots__ = ("_asking", "_channel", "_playing", "_quiet", "_sounding", "_stopping")
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._playing: dict[str, list[str]] = {}  # the media of each playback
         self._asking: dict[str, asyncio.Future[Answer]] = {}  # requests that have no answer yet
         self._sounding: set[str] = set()
+        self._stopping: set[str] = set()  # tones whose end is not told yet
         self._quiet = asyncio.Event()  # nothing is sounding
         self._quiet.set()
 
@@ -71,6 +72,7 @@ class Sounds:
                 )
         if not media:
             raise UsageFault(f"{op} needs something to play")
+        await self.stop_tones()  # else it would begin when they end, and they never do
         playback = await self._tone(op) if _is_tone(media) else uuid4().hex
         done = channel.expect(playback, op)
         self._playing[playback] = media
@@ -105,11 +107,13 @@ class Sounds:
         seen(asking)
 
     async def _tone(self, op: str) -> str:
-        """The id of the next tone; one before it that is being stopped is waited for."""
+        """The id of the next tone; the one before it, which is being stopped, is waited for."""
         tone = tone_of(self._channel.id)
-        if tone in self._sounding and tone not in self._playing:
-            await asyncio.wait([self._channel.expect(tone, op)], timeout=TONE_ENDS)
-            self._channel.forget(tone)
+        if tone in self._sounding:
+            ending = self._channel.waiting(tone) or self._channel.expect(tone, op)
+            await asyncio.wait([ending], timeout=TONE_ENDS)
+            if tone not in self._playing:
+                self._channel.forget(tone)
         return tone if tone not in self._sounding else uuid4().hex
 
     async def _watch(
@@ -142,8 +146,16 @@ class Sounds:
             await self.end(playback, media)
 
     async def stop_tones(self) -> None:
-        """They never end by themselves."""
-        await self._stop([playback for playback, media in self._playing.items() if _is_tone(media)])
+        """They never end by themselves. One that is being stopped is not stopped again: Asterisk may not know
+        it any more before it has told its end, and that would be taken for the end of the next one."""
+        tones = {playback for playback, media in self._playing.items() if _is_tone(media)}
+        tones = tones & self._sounding - self._stopping
+        self._stopping |= tones
+        try:
+            await self._stop(list(tones))
+        except BaseException:
+            self._stopping -= tones
+            raise
 
     async def _stop(self, playbacks: Sequence[str]) -> None:
         for playback in playbacks:
@@ -240,6 +252,7 @@ class Sounds:
     def _silent(self, playback: str) -> None:
         """A sound is over, or never began."""
         self._sounding.discard(playback)
+        self._stopping.discard(playback)
         self._channel.resolve(playback, "done")
         if not self._sounding:
             self._quiet.set()

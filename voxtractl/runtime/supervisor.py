@@ -404,13 +404,13 @@ class Supervisor:
         code = Code(tenant.handler or "", slug, self.config.parent)
         self._tried[slug] = (tenant, code)
         self.loading.add(slug)
-        app = None
+        app, whose = None, {"tenant": slug}
         try:
             async with slots:
                 work = asyncio.wrap_future(code.start())
                 await asyncio.wait([work], timeout=PATIENCE)
             if not work.done():
-                log.warning("the handler of %s is slow to load, at %s", slug, code.standing())
+                log.warning("the handler of %s is slow to load, at %s", slug, code.standing(), extra=whose)
             async with asyncio.timeout(LOAD_TIMEOUT):
                 try:
                     app = _own(await work, tenant)
@@ -446,7 +446,7 @@ class Supervisor:
         if self._tried.get(slug) == (tenant, code):
             self.loading.discard(slug)
             self.faults[slug] = fault
-        log.error("%s: %s", fault.where, fault, exc_info=fault.__cause__)
+        log.error("%s: %s", fault.where, fault, exc_info=fault.__cause__, extra=whose)
 
     async def _serve_late(self, load: asyncio.Task[None]) -> None:
         """Serve a tenant whose handler was slow to load, when it is ready."""

@@ -2,6 +2,7 @@
 tests/live/test_ari_requests.py."""
 
 import re
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -65,7 +66,8 @@ def test_an_originate_to_the_dialplan() -> None:
         ({"extension": "1"}, "needs app, or context and extension"),
         (TO_DIALPLAN | {"app_args": ["x"]}, "app_args are for a Stasis app"),
         (TO_APP | {"app_args": "x"}, "not one string"),
-        (TO_APP | {"timeout": 0}, "timeout"),
+        *((TO_APP | {"timeout": wrong}, "timeout") for wrong in (0, nan, inf, None, "30")),
+        (TO_APP | {"caller_id": 265888000001}, "no caller id"),
         (TO_APP | {"caller_id": "x\r\nFrom: y"}, "control character"),
         (TO_APP | {"endpoint": ""}, "no endpoint"),
         (TO_APP | {"endpoint": "PJSIP"}, "no endpoint"),

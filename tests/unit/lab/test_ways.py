@@ -43,7 +43,7 @@ def test_everything_that_is_missing_is_named_at_once() -> None:
 
 
 def test_root_elsewhere_than_on_debian_is_told_about_the_distribution_only() -> None:
-    with pytest.raises(LabError, match=r"none can be built: this is neither Debian nor Ubuntu$"):
+    with pytest.raises(LabError, match=r"(?m)none can be built: this is neither Debian nor Ubuntu$"):
         choose(facts(distributions=frozenset({"alpine"})))
 
 

@@ -2,12 +2,15 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
+from math import nan
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from voxtractl import VoxtraApp
+from voxtractl.errors import RuntimeFault, UsageFault
 from voxtractl.runtime import lifecycle
 from voxtractl.runtime.disposition import Disposition
 from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
@@ -44,6 +47,65 @@ def taken(app: VoxtraApp) -> tuple[CallSession, StubHub]:
     call = CallSession(cast("Any", hub), app, channel, ["+265999000001"], Direction.INBOUND, app="x")
     app.take(call)
     return call, hub
+
+
+def test_a_route_without_its_number_is_refused_where_it_is_written() -> None:
+    async def handler(call: CallSession) -> None: ...
+
+    with pytest.raises(UsageFault, match="does not say which number"):
+        VoxtraApp().route(cast("Any", handler))  # @app.route
+
+
+def test_sound_goes_one_of_two_ways() -> None:
+    with pytest.raises(UsageFault, match="no media 'rtp'"):
+        VoxtraApp(media="rtp")
+
+
+async def test_run_where_a_loop_runs_already_names_start() -> None:
+    with pytest.raises(RuntimeFault, match="an event loop runs here already") as refused:
+        VoxtraApp().run()
+    assert "await app.start()" in str(refused.value.hint)
+    assert asyncio.get_running_loop().is_running()
+
+
+@pytest.mark.parametrize("wrong", [{"endpoint": None}, {"caller_id": 265888000001}])
+async def test_who_is_called_and_who_calls_are_looked_at_first(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageFault):
+        await VoxtraApp().call(**{"endpoint": "PJSIP/1@t", "hub": cast("Any", None), **wrong})
+
+
+@pytest.mark.parametrize("name", ["on_event", "on_startup", "on_shutdown", "on_hangup", "on_dtmf"])
+async def test_what_cannot_be_run_is_refused_where_it_is_given(name: str) -> None:
+    async def cleanup() -> None: ...
+
+    call, _ = taken(app := VoxtraApp())
+    began = cleanup()
+    with pytest.raises(UsageFault, match=f"{name} takes a function, not <coroutine"):
+        getattr(call if hasattr(call, name) else app, name)(began)
+    began.close()
+
+
+@pytest.mark.parametrize("seconds", [nan, None, "5"])
+@pytest.mark.parametrize(
+    "waits",
+    [
+        lambda call, seconds: call.listen_dtmf(timeout=seconds),
+        lambda call, seconds: call.play("sound:a", timeout=seconds),
+        lambda call, seconds: call.listen(silence=seconds),
+    ],
+)
+async def test_what_is_no_time_to_wait_is_refused(waits: Callable[..., Any], seconds: object) -> None:
+    """With NaN among its timers a loop forgets others."""
+    call, _ = taken(VoxtraApp())
+    with pytest.raises(UsageFault, match=f"takes seconds as its .*, not {seconds!r}"):
+        await waits(call, seconds)
+
+
+@pytest.mark.parametrize("sound", ["", None, 5])
+async def test_what_is_no_name_of_a_sound_is_refused(sound: Any) -> None:
+    call, _ = taken(VoxtraApp())
+    with pytest.raises(UsageFault, match="play_file takes the name of a sound"):
+        await call.play_file(sound)
 
 
 @pytest.mark.parametrize("error", [SystemExit("done"), KeyboardInterrupt(), Base("b"), ValueError("v")])
@@ -88,6 +150,19 @@ async def test_a_handler_that_is_cancelled_is_none_that_failed() -> None:
     await app.settle(0.01)
     assert hub.events == []
     assert hub.signals == [lifecycle.HandlerReturned(1)]
+
+
+async def test_a_handler_that_stops_its_app_is_not_waited_for() -> None:
+    app, ended = VoxtraApp(), list[CallSession]()
+
+    @app.default()
+    async def handler(call: CallSession) -> None:
+        await app.settle(0.01)  # of stop()
+        ended.append(call)
+
+    call, _ = taken(app)
+    await asyncio.wait(set(app._tasks))
+    assert ended == [call]
 
 
 async def test_hooks_of_a_call_that_end_the_process_end_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from voxtractl.ari.client import ARIClient
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriError, AriUnreachable, BadRequest, CallEnded, CallError, NotFound
 from voxtractl.runtime import lifecycle
-from voxtractl.runtime.channel import Channel
+from voxtractl.runtime.channel import CALLED_OFF, Channel
 from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable
 
@@ -55,6 +56,31 @@ async def test_a_command_that_asterisk_has_no_channel_for_ends_and_the_table_is_
     with pytest.raises(CallEnded, match="answer"):
         await channel_at(node).command(requests.answer, "answer")
     assert node.told == [lifecycle.Doubted()]
+
+
+async def test_who_goes_on_with_a_call_that_is_over_for_ever_is_cancelled() -> None:
+    """It never lets go of the loop: nobody else would get a turn."""
+    channel = channel_at(Node())
+    channel.is_gone = True
+
+    async def goes_on() -> None:
+        for _ in range(2 * CALLED_OFF):  # it would be for ever
+            with suppress(CallEnded):
+                await channel.command(requests.answer, "answer")
+
+    task = asyncio.create_task(goes_on())
+    await asyncio.wait([task])
+    with pytest.raises(asyncio.CancelledError, match="after the end of the call"):
+        await task
+
+
+async def test_who_tries_again_now_and_then_after_the_end_is_told_of_it_each_time() -> None:
+    channel = channel_at(Node())
+    channel.is_gone = True
+    for _ in range(CALLED_OFF + 5):
+        with pytest.raises(CallEnded):
+            await channel.command(requests.answer, "answer")
+        await asyncio.sleep(0)
 
 
 async def test_a_404_that_is_an_answer_is_one() -> None:

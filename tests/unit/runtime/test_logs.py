@@ -67,6 +67,12 @@ def test_a_line_names_its_tenant_and_call(stream: io.StringIO) -> None:
     assert second.endswith("info    nobody's")
 
 
+def test_a_line_about_a_tenant_that_is_told_elsewhere_names_it(stream: io.StringIO) -> None:
+    logs.configure(as_json=True, stream=stream).end()
+    logging.getLogger("x").warning("its handler cannot be loaded", extra={"tenant": "acme"})
+    assert json.loads(stream.getvalue())["tenant"] == "acme"
+
+
 def test_json_lines_hold_the_same(stream: io.StringIO) -> None:
     logs.configure(as_json=True, verbose=True, secrets=[Secret(CANARY)], stream=stream).end()
     token = TENANT.set("acme")

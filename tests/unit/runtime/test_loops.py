@@ -44,6 +44,20 @@ async def test_a_closed_loop_is_replaced() -> None:
     loops.end()
 
 
+def test_a_handler_that_blocks_is_told_with_its_tenant(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxtractl.runtime.loops.BLOCKED_AFTER", 0.0)
+    loops, app = Loops(), VoxtraApp()
+    app.tenant = "acme"
+    loops.of(app)
+    assert loops.watch() == [app]
+    (line,) = caplog.records
+    assert line.message.startswith("tenant acme: its handler blocks its event loop, at ")
+    assert vars(line)["tenant"] == "acme"
+    loops.end()
+
+
 @pytest.fixture
 def policy() -> Iterator[None]:
     class Broken(asyncio.DefaultEventLoopPolicy):

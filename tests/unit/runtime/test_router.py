@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,11 @@ def test_the_narrowest_rule_wins() -> None:
         ("", "default"),
     ):
         assert name_of(router, number) == handler, number
+
+
+def test_a_number_that_is_no_string_is_refused() -> None:
+    with pytest.raises(UsageFault, match="extension=1000 is no string"):
+        Router[str]().add("acme", extension=cast("Any", 1000))
 
 
 def test_a_number_as_it_was_called_comes_before_the_one_with_its_plus_changed() -> None:

@@ -28,6 +28,23 @@ async def test_a_tone_that_begins_as_the_one_before_ends_can_be_stopped() -> Non
     assert node.asked[-1] == f"DELETE /playbacks/{tone}"
 
 
+async def test_a_tone_waits_for_the_end_of_the_one_before_which_is_stopped_once() -> None:
+    node = Node()
+    sounds = Sounds(channel_at(node))
+    tone = tone_of("call")
+    await sounds.play(["tone:ring"], "play_tone", wait=False)
+    await sounds.stop_tones()
+    node.answers = [Answer(404)]  # to a second DELETE, before Asterisk has told the end
+    busy = asyncio.create_task(sounds.play(["tone:busy"], "play_tone", wait=False))
+    await asyncio.sleep(0.01)
+    assert node.asked == [f"POST /channels/call/play/{tone}", f"DELETE /playbacks/{tone}"]
+    node.answers = []
+    sounds.finished(tone, "done")
+    await busy
+    assert node.asked[2:] == [f"POST /channels/call/play/{tone}"]
+    assert not sounds.quiet
+
+
 class SlowNode(Node):
     """What is asked for a sound is answered when ``answer`` is there."""
 
