@@ -18,6 +18,7 @@ import errno
 import logging
 import os
 import select
+import socket
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -43,6 +44,7 @@ UUID_SECONDS: Final = 2.0  # Asterisk names it with its first packet
 NAMELESS_MAX: Final = 256  # connections at once that have not named their UUID; Asterisk makes 200 a second
 QUIET: Final = 3  # ticks without sound until silence is sent: no gaps in sound that comes a little late
 GOODBYE_SECONDS: Final = 2.0  # for Asterisk to end a connection after our hangup: about 1 ms was measured
+QUEUE: Final = 1024  # connections that wait to be accepted
 READ_MAX: Final = 65536  # bytes of one read by asyncio; a frame of 20 ms has 323 to 7683
 EVENTS_MAX: Final = 1024  # connections read in one turn of the event loop
 EPOLL: Final = hasattr(select, "epoll")  # Linux; elsewhere asyncio reads, at its price
@@ -105,8 +107,8 @@ class AudioServer:
         self._clock = Clock()
         GUARD.watch(self)
         self._port = self._server.sockets[0].getsockname()[1]
-        for socket in self._server.sockets:
-            ours(socket)
+        for listening in self._server.sockets:
+            ours(listening)
         if len(self.address) > HOST_MAX:
             address = self.address
             await self.close()
@@ -121,10 +123,11 @@ class AudioServer:
         for port in self._ports:
             try:
                 server = await loop.create_server(
-                    lambda: _Connection(self), self._host, port, backlog=1024, start_serving=False
+                    lambda: _Connection(self), self._host, port, backlog=1, start_serving=False
                 )
                 try:
                     await server.start_serving()
+                    _lengthen(server)
                 except BaseException:  # who gives up here leaves no port taken
                     server.close()
                     raise
@@ -236,6 +239,15 @@ class AudioServer:
     def _gone(self, leg: "AudioSocketLeg") -> None:
         self._expected.pop(leg.leg_id.bytes, None)
         self._running.pop(leg.leg_id.bytes, None)
+
+
+def _lengthen(server: asyncio.Server) -> None:
+    """Let more connections wait than asyncio accepts in one turn. When the process has no file left it tries,
+    and logs, as often as it was told that may wait, each second (measured: 4 MB of log a second)."""
+    for listening in server.sockets:
+        own = socket.socket(fileno=listening.fileno())
+        own.listen(QUEUE)
+        own.detach()
 
 
 def _span(ports: Sequence[int]) -> str:

@@ -92,7 +92,7 @@ def run(
     # Handlers run for months: what is garbage goes as it does in any program, not as in a short command.
     gc.set_threshold(GARBAGE)
     with ExitStack() as stack:
-        lines = _lines(events, stack) if events else None
+        lines = _lines(events, stack) if events is not None else None
         sinks: list[Sink] = [lines] if lines else []
         counters = None
         if monitor is not None:
@@ -101,7 +101,7 @@ def run(
             counters = Monitor()
             sinks.append(counters.count)
         supervisor = Supervisor(
-            settings.config.absolute(),  # a handler may go to another folder
+            _absolute(settings.config),  # a handler may go to another folder
             tenants=tuple(tenants or ()),
             nodes=settings.node,
             worker=_worker(worker),
@@ -139,6 +139,16 @@ def _aside() -> AbstractContextManager[object]:
     show.results = TextIOWrapper(ours, stdout.encoding, errors="replace", write_through=True)
     os.dup2(sys.stderr.fileno(), 1)
     return nullcontext()
+
+
+def _absolute(config: Path) -> Path:
+    try:
+        return config.absolute()
+    except FileNotFoundError as exc:
+        raise UsageFault(
+            f"{config} is seen from the folder this runs in, and that was deleted",
+            hint="go to another folder, or give the whole name: --config /etc/…",
+        ) from exc
 
 
 def _raise_open_files() -> None:

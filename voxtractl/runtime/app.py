@@ -664,7 +664,11 @@ class VoxtraApp:
             if self._audio is None:
                 listen = self.audio_bind or self.audio_host
                 audio = AudioServer(listen, self.audio_ports, advertise=self.audio_host)
-                await audio.start()
+                call = CALL.set(None)  # the port outlives this call, and tells of others
+                try:
+                    await audio.start()
+                finally:
+                    CALL.reset(call)
                 self._audio = audio
         return self._audio
 

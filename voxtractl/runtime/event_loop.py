@@ -72,8 +72,13 @@ class _Threads(ThreadPoolExecutor):
         with self._lock:
             self._waiting.append((done, partial(fn, *args, **kwargs)))
             if self._running < THREADS:
-                threading.Thread(target=self._run, name="asyncio.to_thread", daemon=True).start()
-                self._running += 1
+                try:
+                    threading.Thread(target=self._run, name="asyncio.to_thread", daemon=True).start()
+                    self._running += 1
+                except RuntimeError:  # the system gives no more: those that run do it, if there are any
+                    if not self._running:
+                        self._waiting.pop()
+                        raise
         return done
 
     def _run(self) -> None:

@@ -278,7 +278,8 @@ class Hub:
                 if self._tasks:
                     await asyncio.wait(set(self._tasks))
         except (AriError, TimeoutError) as exc:
-            log.warning("%s: calls that came at the very end may be left there: %s", self.ari.url, exc)
+            why = str(exc) or f"no answer within {END_TIMEOUT:.0f} s"
+            log.warning("%s: calls that came at the very end may be left there: %s", self.ari.url, why)
 
     async def drain(self, seconds: float, *, by: EndedBy = EndedBy.OPERATOR) -> int:
         """Let calls finish for so long, then end the rest; returns how many had to be ended.

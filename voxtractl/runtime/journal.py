@@ -68,6 +68,7 @@ class Journal:
 
 
 FOREIGN: Final = ("error", "detail")  # fields with words of a handler's exception
+WORDS_MAX: Final = 2000  # characters of them: the log has them all
 WAITING_MAX: Final = 50_000  # events that wait for a slow disk or reader: some seconds of a full Asterisk
 FLUSH: Final = 2.0  # seconds for them at the end
 
@@ -175,7 +176,7 @@ class JsonLines:
 def _line(event: Mapping[str, Any], clean: Callable[[str], str]) -> bytes:
     """b"" when it cannot be told: a handler may have given its call a number that is none."""
     try:
-        event = {**event, **{key: clean(event[key]) for key in FOREIGN if key in event}}
+        event = {**event, **{key: clean(event[key])[:WORDS_MAX] for key in FOREIGN if key in event}}
         # What is no Unicode, of a file's name in a handler's error, say, is escaped as JSON has it.
         text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
         return text.encode(errors="backslashreplace") + b"\n"

@@ -99,8 +99,9 @@ class _Text(logging.Formatter):
         place = " ".join(
             part for part in (getattr(record, "tenant", None), getattr(record, "call", None)) if part
         )
-        time = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        line = f"{time} {record.levelname.lower():7} {f'[{place}] ' if place else ''}{record.getMessage()}"
+        # Not by strftime, which imports: when Python goes down that is an error of logging, 50 lines long.
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="seconds")[:-6]
+        line = f"{time}Z {record.levelname.lower():7} {f'[{place}] ' if place else ''}{record.getMessage()}"
         return f"{line}\n{record.exc_text}" if record.exc_text else line
 
 

@@ -8,5 +8,5 @@ def told(error: BaseException) -> str:
     name = type(error).__name__
     try:
         return f"{name}: {error}"
-    except Exception:  # noqa: BLE001  a user's code
+    except BaseException:  # noqa: BLE001  a user's code
         return f"{name}: it cannot be told"

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.unit.files import no_more_files
 from voxtractl.ari import requests
 from voxtractl.ari.client import AT_ONCE, CONNECTIONS, STOP_AGAIN, ARIClient, stop_playback
 from voxtractl.ari.requests import Answer, Request
@@ -137,6 +138,24 @@ async def test_half_an_answer_or_none_is_an_error_and_not_the_next_ones_answer(a
         assert await ari.request(requests.info()) == {}
 
 
+@pytest.mark.parametrize("body", [b"<html>", b"[" * 100_000], ids=["a page", "brackets"])
+async def test_an_answer_that_is_not_of_ari_asks_whether_this_is_ari(body: bytes) -> None:
+    site = Site(b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    async with site.up() as url, ARIClient(url, "a", "b") as ari:
+        with pytest.raises(AriError, match="was refused with 404: no reason given") as told:
+            await ari.request(requests.ping())
+        assert "is this Asterisk's HTTP port" in str(told.value.hint)
+
+
+async def test_without_a_free_file_its_limit_is_named() -> None:
+    site = Site()
+    async with site.up() as url, ARIClient(url, "a", "b") as ari:
+        with no_more_files(), pytest.raises(AriUnreachable, match="too many open files") as told:
+            await ari.request(requests.ping())
+        assert "LimitNOFILE" in str(told.value.hint)
+        assert await ari.request(requests.ping()) == {}
+
+
 async def test_a_request_given_up_leaves_no_answer_for_the_next() -> None:
     site = Site(b"")
     async with site.up() as url, ARIClient(url, "a", "b", timeout=0.1) as ari:
@@ -216,8 +235,9 @@ async def test_https_is_verified(
     site = Site()
     async with site.up(context) as url:
         async with ARIClient(url, "a", "b") as ari:
-            with pytest.raises(AriUnreachable, match="certificate verify failed"):
+            with pytest.raises(AriUnreachable, match="its certificate is not trusted: self") as told:
                 await ari.request(requests.info())
+            assert "SSL_CERT_FILE" in str(told.value.hint)
         monkeypatch.setenv("SSL_CERT_FILE", str(pem))
         async with ARIClient(url, "a", "b") as ari:
             assert await ari.request(requests.info()) == {}

@@ -11,11 +11,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from tests.unit.files import no_more_files
 from voxtractl.audio import server as server_module
 from voxtractl.audio.leg import PacedLeg
 from voxtractl.audio.server import AudioServer, AudioSocketLeg
 from voxtractl.errors import CallEnded, LocalProtocolError, MediaFailed
-from voxtractl.runtime.event_loop import new_event_loop
+from voxtractl.runtime.event_loop import new_event_loop, new_tenant_loop
 
 GUARD_THREAD = "voxtractl-sound"
 LEG_ID = UUID("5c1f0d2e-7a34-4b8e-9f60-3d2a1b0c4e5f")
@@ -468,6 +469,30 @@ async def test_asterisk_that_does_not_come_is_named() -> None:
             late.write(uuid_frame(LEG_ID))
             await late.is_dropped()
         assert server.rejected == {"unknown": 1}
+
+
+def test_without_a_free_file_it_tries_to_accept_once_at_a_time_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.01)
+    faults: list[dict[str, object]] = []
+
+    async def without() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+        async with AudioServer() as server:
+            leg = server.expect(LEG_ID, 16000)
+            with closing(socket.socket()) as asterisk:
+                with no_more_files():
+                    asterisk.connect(("127.0.0.1", int(server.address.partition(":")[2])))
+                    async with asyncio.timeout(10):
+                        while not faults:  # noqa: ASYNC110
+                            await asyncio.sleep(0)
+                    assert len(faults) <= 2  # newer Pythons try once more than what may wait
+                asterisk.send(uuid_frame(LEG_ID))
+                await leg.connected()
+
+    with asyncio.Runner(loop_factory=new_tenant_loop) as runner:
+        runner.run(without())
 
 
 async def test_an_address_that_cannot_be_had_is_named() -> None:

@@ -288,6 +288,24 @@ def test_a_file_of_events_that_cannot_be_opened_is_told_with_a_way_on(
     assert says in capsys.readouterr().err
 
 
+def test_a_file_of_events_without_a_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert entry.run([*no_node(tmp_path), "run", "--events", ""]) == 2
+    assert "--events : is a directory" in capsys.readouterr().err
+
+
+def test_a_folder_that_was_deleted_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert entry.run(["run"]) == 2
+    assert "tenants.toml is seen from the folder this runs in" in capsys.readouterr().err
+
+
 def test_events_go_on_in_the_folder_where_it_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,8 +123,11 @@ async def test_whatever_a_handler_raises_fails_its_call(error: BaseException) ->
     assert hub.signals == [lifecycle.HandlerRaised(told, 1)]
 
 
-async def test_an_error_that_cannot_be_told_fails_its_call(caplog: pytest.LogCaptureFixture) -> None:
-    class Dumb(Exception):
+@pytest.mark.parametrize("kind", [Exception, BaseException])
+async def test_an_error_that_cannot_be_told_fails_its_call(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Dumb(kind):  # type: ignore[misc, valid-type]
         def __str__(self) -> str:
             raise self
 

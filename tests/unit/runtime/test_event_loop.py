@@ -65,3 +65,34 @@ def test_threads_of_a_loop_are_bounded_and_give_results_and_errors(
     loop.run_until_complete(many())
     loop.close()
     assert most == THREADS
+
+
+@MAKERS
+def test_what_waits_for_a_thread_is_done_by_those_there_are_when_the_system_gives_no_more(
+    maker: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = threading.Thread.start
+    done: list[str] = []
+
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def some() -> None:
+        monkeypatch.setattr(threading.Thread, "start", none)
+        with pytest.raises(RuntimeError):
+            await asyncio.to_thread(done.append, "given up")
+        monkeypatch.setattr(threading.Thread, "start", begin)
+        wait = threading.Event()
+        first = asyncio.ensure_future(asyncio.to_thread(wait.wait, 60))
+        await asyncio.sleep(0)
+        monkeypatch.setattr(threading.Thread, "start", none)
+        second = asyncio.ensure_future(asyncio.to_thread(done.append, "waited"))
+        await asyncio.sleep(0)
+        wait.set()
+        await asyncio.gather(first, second)
+        monkeypatch.setattr(threading.Thread, "start", begin)
+
+    loop = maker()
+    loop.run_until_complete(some())
+    loop.close()
+    assert done == ["waited"]

@@ -13,6 +13,7 @@ from voxtractl.ari import requests
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriAuthFailed, AriUnreachable, CallEnded, MediaFailed
 from voxtractl.runtime import auxiliary, lifecycle, turns, websockets
+from voxtractl.runtime import hub as hub_module
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.lifecycle import Direction, State
 from voxtractl.runtime.places import MOVED
@@ -520,3 +521,18 @@ async def test_a_request_does_not_wait_for_its_turn_longer_than_for_its_answer(
     await asyncio.wait_for(asyncio.to_thread(asyncio.run, tenant()), 20)
     monkeypatch.undo()
     await hub.stop()
+
+
+async def test_an_asterisk_that_is_silent_at_the_very_end_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asterisk, hub, _ = await served()
+
+    async def silent(request: Request, **more: Any) -> Answer:
+        await asyncio.sleep(3600)
+        return Answer(200)
+
+    monkeypatch.setattr(asterisk, "request", silent)
+    monkeypatch.setattr(hub_module, "END_TIMEOUT", 0.01)
+    await hub.stop()
+    assert "calls that came at the very end may be left there: no answer within 0 s" in caplog.text

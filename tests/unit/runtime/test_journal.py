@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from voxtractl.runtime import journal
-from voxtractl.runtime.journal import EVENTS, Journal, JsonLines
+from voxtractl.runtime.journal import EVENTS, WORDS_MAX, Journal, JsonLines
 
 CALL = {"call_id": "1", "tenant": "acme", "direction": "inbound", "did": "+265", "caller": ""}
 
@@ -87,11 +87,13 @@ def test_an_event_that_cannot_be_written_is_told_and_the_next_one_is_written(
     lines({"event": "call_ended"})
     lines.clean = lambda text: text.replace("secret", "****")
     lines({"event": "call_ended", "did": "secret", "detail": "the secret"})  # a number is nobody's word
+    lines({"event": "handler_failed", "error": "secret" * 1_000_000})
     lines.close()
     assert [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()] == [
         {"event": "handler_failed", "error": "no file \udcff"},
         {"event": "call_ended"},
         {"event": "call_ended", "did": "secret", "detail": "the ****"},
+        {"event": "handler_failed", "error": "****" * (WORDS_MAX // 4)},
     ]
     assert "could not be told: call_started" in caplog.text
 

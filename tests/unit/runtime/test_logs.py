@@ -7,6 +7,7 @@ import logging
 import logging.config
 import os
 import re
+import subprocess
 import sys
 import time
 import warnings
@@ -259,3 +260,23 @@ def test_a_slow_reader_gets_every_line_of_a_handler(
     work.join()
     told.end()
     assert stream.getvalue().count("\n") == 3 * logs.WAITING_MAX
+
+
+LATE = """
+import logging
+from voxtractl.runtime import logs
+
+class Late:
+    def __del__(self):
+        logging.getLogger("late").error("told when Python goes down")
+
+late = Late()
+logs.configure().end()
+"""
+
+
+def test_what_is_told_when_python_goes_down_is_a_line_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LATE], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert re.fullmatch(r"\S+Z error   told when Python goes down\n", done.stderr)

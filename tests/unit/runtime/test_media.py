@@ -1,12 +1,15 @@
 """The listening server of an app and the breaker before Asterisk's media channels."""
 
 import asyncio
+from contextlib import suppress
 from uuid import uuid4
 
 import pytest
 
+from voxtractl.audio import server as server_module
 from voxtractl.errors import LocalProtocolError
-from voxtractl.runtime.app import VoxtraApp
+from voxtractl.runtime.app import CALL, VoxtraApp
+from voxtractl.runtime.event_loop import new_tenant_loop
 from voxtractl.runtime.media import Breaker
 
 
@@ -50,6 +53,29 @@ async def answers(address: str) -> bool:
         return False
     writer.close()
     return True
+
+
+def test_what_the_port_for_sound_tells_is_not_of_the_call_that_opened_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str | None] = []
+    monkeypatch.setattr(server_module._log, "warning", lambda *_: calls.append(CALL.get()))
+
+    async def tells() -> None:
+        CALL.set("1")
+        app = VoxtraApp()
+        host, _, port = (await app.audio_server()).address.rpartition(":")
+        assert CALL.get() == "1"
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        await app.shut_down()
+
+    with asyncio.Runner(loop_factory=new_tenant_loop) as runner:
+        runner.run(tells())
+    assert calls == [None]
 
 
 async def test_a_server_that_cannot_begin_is_not_kept() -> None:
