@@ -104,7 +104,7 @@ class Code:
             raise
         except BaseException as exc:  # foreign code: SystemExit too; only this tenant is without a handler
             self.watch(self._folder)
-            exc.__traceback__ = self._from_its_file(exc.__traceback__)
+            exc.__traceback__ = self._from_its_file(exc)
             raise HandlerFault(
                 f"the handler of {self.tenant} cannot be loaded: {told(exc).replace(f'{self.package}.', '')}",
                 tenant=self.tenant,
@@ -246,12 +246,14 @@ class Code:
             step = step.tb_next
         return found
 
-    def _from_its_file(self, trace: TracebackType | None) -> TracebackType | None:
+    def _from_its_file(self, exc: BaseException) -> TracebackType | None:
         """The traceback without us and without Python's import."""
-        step = trace
+        step = exc.__traceback__
         while step is not None and not self._line_in(step.tb_frame, step.tb_lineno):
             step = step.tb_next
-        return step or trace
+        if step is None and not (isinstance(exc, SyntaxError) and exc.filename in self._stamps):
+            return exc.__traceback__
+        return step
 
     def _line_in(self, frame: FrameType, line: int) -> str:
         file = frame.f_code.co_filename

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from traceback import extract_tb
 
 import pytest
 
@@ -294,6 +295,8 @@ def test_a_fault_names_the_tenant_the_file_and_the_line(
         load(f"{place}:app", "acme", tmp_path)
     assert caught.value.tenant == "acme"
     assert str(caught.value.where).endswith(line)
+    if (cause := caught.value.__cause__) is not None:  # its traceback begins with their files, not with ours
+        assert all(str(tmp_path) in frame.filename for frame in extract_tb(cause.__traceback__)[:1])
 
 
 @pytest.mark.parametrize(
