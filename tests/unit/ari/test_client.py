@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.unit.files import no_more_files
-from voxtractl.ari import requests
+from voxtractl.ari import client, requests
 from voxtractl.ari.client import AT_ONCE, CONNECTIONS, STOP_AGAIN, ARIClient, stop_playback
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriError, AriUnreachable
@@ -95,6 +95,22 @@ async def test_slow_answers_hold_up_nobody_else() -> None:
         for ended in await asyncio.gather(*slow, return_exceptions=True):
             assert isinstance(ended, AriUnreachable)
             assert "this client was closed" in str(ended)
+
+
+async def test_no_more_connections_than_fit_wait_to_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than its backlog the kernel drops, and they come back after a second."""
+    monkeypatch.setattr(client, "TAKEN", 60.0)
+    site = Site(b"")
+    async with site.up() as url, ARIClient(url, "a", "b") as ari:
+        asking = [asyncio.create_task(ari.request(requests.info())) for _ in range(AT_ONCE * 2)]
+        await until(lambda: len(site.asked) == AT_ONCE)
+        assert await asyncio.sleep(0.05, site.connections) == AT_ONCE
+        site.answer = OK
+        asking[0].cancel()  # its connection ends: there is room for one more, whose answer makes room again
+        ended = await asyncio.gather(*asking[AT_ONCE:])
+        assert ended == [{}] * AT_ONCE
+        for task in asking[:AT_ONCE]:
+            task.cancel()
 
 
 async def test_the_wait_for_a_connection_counts_and_nothing_is_sent_after_the_close() -> None:
