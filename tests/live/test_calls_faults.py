@@ -424,7 +424,7 @@ import logging
 import sys
 from voxtractl import VoxtraApp
 
-logging.basicConfig(level=logging.INFO, format="%(message)s")
+{log}
 app = VoxtraApp({ari_url!r}, {ari_user!r}, {ari_password!r}, app_name="voxtra-acme")
 
 def tell(text):
@@ -480,10 +480,11 @@ def script(
     first: str = "",
     last: str = "await call.listen_dtmf(timeout=60)",
     *,
+    log: str = 'logging.basicConfig(level=logging.INFO, format="%(message)s")',
     drain: float = 0.0,
 ) -> Iterator[Script]:
     file, output = folder / "app.py", folder / "output"
-    file.write_text(first + SCRIPT.format(**pbx.account, last=last, drain=drain))
+    file.write_text(first + SCRIPT.format(**pbx.account, log=log, last=last, drain=drain))
     with output.open("wb") as stream:
         process = subprocess.Popen([sys.executable, str(file)], stdout=stream, stderr=subprocess.STDOUT)
     try:
@@ -509,6 +510,18 @@ async def test_sigterm_leaves_no_call_and_runs_the_hooks(pbx: Pbx, tmp_path: Pat
         await pbx.empty()
         said = running.said
         assert [said.count(what) for what in ("hook", "plain hook", "call_ended operator")] == [3, 3, 3]
+
+
+async def test_a_program_that_configured_no_logging_is_shown_what_happens(pbx: Pbx, tmp_path: Path) -> None:
+    with script(pbx, tmp_path, last='raise ValueError("of the handler")', log="", drain=5) as running:
+        await until(lambda: any("info    serving voxtra-acme on http://" in line for line in running.said))
+        far = pbx.call()
+        await until(lambda: not far.up)
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0, running.said
+        said = "\n".join(running.said)
+        assert "ValueError: of the handler" in said
+        assert "info    draining: calls get 5 s" in said
 
 
 async def test_a_handler_that_swallows_every_cancel_does_not_hold_the_process(

@@ -42,6 +42,7 @@ from voxtractl.runtime.event_loop import new_event_loop
 from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.journal import Journal, Sink
 from voxtractl.runtime.lifecycle import Direction, Ended, EndedBy
+from voxtractl.runtime.logs import shown
 from voxtractl.runtime.media import FAILURES, WAYS, Breaker
 from voxtractl.runtime.router import Route, Router
 from voxtractl.runtime.session import CALL, NODE, TENANT, CallSession, context_of
@@ -107,10 +108,12 @@ class VoxtraApp:
         if media not in WAYS:
             raise UsageFault(f"there is no media {media!r}", hint=f"one of {', '.join(WAYS)}")
         self.app_name = app_name
+        password = ari_password or os.environ.get("VOXTRA_ARI_PASSWORD", "")
+        self._password = password if isinstance(password, Secret) else Secret(password)
         self._ari = ARIClient(
             ari_url or os.environ.get("VOXTRA_ARI_URL") or "http://127.0.0.1:8088",
             ari_user or os.environ.get("VOXTRA_ARI_USER") or "voxtractl",
-            ari_password or os.environ.get("VOXTRA_ARI_PASSWORD", ""),
+            self._password,
             timeout=timeout,
         )
         self.tts, self.stt = tts, stt
@@ -376,6 +379,7 @@ class VoxtraApp:
     def run(self, *, drain: float = DRAIN) -> None:
         """Start and serve until SIGINT or SIGTERM, then drain. A second signal ends at once.
 
+        What it does stands on stderr, unless the program has configured logging.
         Raises AriAuthFailed or AppReplaced when the connection ends for good. Under ``voxtractl run`` it
         returns at once: the supervisor serves.
         """
@@ -389,7 +393,8 @@ class VoxtraApp:
         loop = new_event_loop()
         asyncio.set_event_loop(loop)
         try:
-            loop.run_until_complete(self._serve(drain))
+            with shown([self._password]):
+                loop.run_until_complete(self._serve(drain))
         finally:
             loop.run_until_complete(_leave())
             asyncio.set_event_loop(None)

@@ -10,17 +10,17 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from queue import Full, Queue
 from typing import Final, TextIO
 
-from voxtractl.runtime.app import CALL, TENANT
 from voxtractl.runtime.service import journal_reads, levelled
+from voxtractl.runtime.session import CALL, TENANT
 from voxtractl.settings import Secret
 
-__all__ = ["Log", "configure"]
+__all__ = ["Log", "configure", "shown"]
 
 log = logging.getLogger(__name__)
 
@@ -232,6 +232,29 @@ def configure(
     told = Log(_Writer(stream), _Redact(secrets), form, level)
     told.keep()
     return told
+
+
+@contextmanager
+def shown(secrets: Collection[Secret]) -> Iterator[None]:
+    """What voxtractl tells stands on stderr meanwhile, at INFO, unless the program has configured logging.
+
+    That of the program's own loggers stays as it is.
+    """
+    ours = logging.getLogger(OURS)
+    if ours.hasHandlers() or sys.stderr is None:
+        yield
+        return
+    writer, level = _Writer(sys.stderr), ours.level
+    writer.addFilter(_Redact(secrets))
+    writer.setFormatter(_Text())
+    ours.addHandler(writer)
+    ours.setLevel(level or logging.INFO)
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
+        ours.removeHandler(writer)
+        writer.end()
 
 
 def _thread_failed(args: threading.ExceptHookArgs) -> None:

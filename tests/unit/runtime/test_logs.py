@@ -280,3 +280,30 @@ def test_what_is_told_when_python_goes_down_is_a_line_too() -> None:
         [sys.executable, "-c", LATE], capture_output=True, text=True, check=False, timeout=60
     )
     assert re.fullmatch(r"\S+Z error   told when Python goes down\n", done.stderr)
+
+
+def test_what_is_told_is_shown_for_a_while_and_the_programs_own_lines_are_not(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, ours = logging.getLogger(), logging.getLogger("voxtractl")
+    monkeypatch.setattr(root, "handlers", [])
+    told = logging.getLogger("voxtractl.somewhere")
+    with logs.shown([Secret(CANARY)]):
+        told.info("with %s", CANARY)
+        told.debug("below")
+        logging.getLogger("acme").info("the program's own")
+    told.info("afterwards")
+    text = capfd.readouterr().err
+    assert [line.split(maxsplit=1)[1] for line in text.splitlines()] == ["info    with ****"]
+    assert ours.level == logging.NOTSET
+    assert not ours.handlers
+
+
+def test_a_program_that_configured_logging_is_shown_nothing_twice(
+    stream: io.StringIO, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler(stream)])
+    with logs.shown([]):
+        logging.getLogger("voxtractl.somewhere").warning("once")
+    assert stream.getvalue() == "once\n"
+    assert not capfd.readouterr().err
