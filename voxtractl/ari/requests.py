@@ -100,6 +100,7 @@ __all__ = [
 ]
 
 NOT_SET: Final = "Provided variable was not found"  # a 404 of res/ari/resource_channels.c
+MESSAGE_MAX: Final = 500  # characters of what an answer says
 PROBE: Final = "voxtractl-probe"  # the format that cannot exist
 
 # The module that reads each kind.
@@ -148,9 +149,11 @@ class Answer(NamedTuple):
 
     @property
     def message(self) -> str:
-        if isinstance(self.body, dict):
-            return str(self.body.get("message") or self.body.get("error") or "")
-        return ""
+        """What it says, on one line and not without end: it is shown on terminals, whoever answers."""
+        if not isinstance(self.body, dict):
+            return ""
+        text = str(self.body.get("message") or self.body.get("error") or "")[:MESSAGE_MAX]
+        return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def info() -> Request:

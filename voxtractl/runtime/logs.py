@@ -31,6 +31,9 @@ WAITING_MAX: Final = 10_000  # lines that wait for a slow reader
 ROOM: Final = 0.05  # seconds a handler waits for room among them, before its line is lost
 FLUSH: Final = 2.0  # seconds for them at the end
 SYSLOG: Final = {3: logging.ERROR, 4: logging.WARNING, 6: logging.INFO}  # its numbers; 7 is what is below
+CONTROLS: Final = {  # a caller's name may hold what a terminal obeys
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"
+}
 SHORTEST: Final = 4  # a shorter secret would turn ordinary words into stars
 
 
@@ -95,14 +98,17 @@ class _Json(logging.Formatter):
 
 
 class _Text(logging.Formatter):
+    """A record begins with its time; a line that begins otherwise belongs to the one before."""
+
     def format(self, record: logging.LogRecord) -> str:
         place = " ".join(
             part for part in (getattr(record, "tenant", None), getattr(record, "call", None)) if part
         )
         # Not by strftime, which imports: when Python goes down that is an error of logging, 50 lines long.
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="seconds")[:-6]
-        line = f"{time}Z {record.levelname.lower():7} {f'[{place}] ' if place else ''}{record.getMessage()}"
-        return f"{line}\n{record.exc_text}" if record.exc_text else line
+        told = record.getMessage().replace("\n", "\n    ")
+        line = f"{time}Z {record.levelname.lower():7} {f'[{place}] ' if place else ''}{told}"
+        return (f"{line}\n{record.exc_text}" if record.exc_text else line).translate(CONTROLS)
 
 
 class _Writer(logging.Handler):

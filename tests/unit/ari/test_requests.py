@@ -235,3 +235,11 @@ def test_a_function_of_the_dialplan_holds_up_no_websocket(name: str, slow: bool)
     assert requests.get_variable("1", name).slow is slow
     assert requests.get_global(name).slow is slow
     assert requests.set_global(name, "x").slow is slow
+
+
+def test_what_an_answer_says_is_one_line_and_has_an_end() -> None:
+    said = requests.Answer(500, {"message": "\x1b[2J\nno\x9b " + "x" * 10_000}).message
+    assert said.startswith("?[2J?no? x")
+    assert len(said) == requests.MESSAGE_MAX
+    assert requests.Answer(500, {"error": "nicht möglich"}).message == "nicht möglich"
+    assert requests.Answer(500, ["?"]).message == ""

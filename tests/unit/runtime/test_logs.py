@@ -68,6 +68,22 @@ def test_a_line_names_its_tenant_and_call(stream: io.StringIO) -> None:
     assert second.endswith("info    nobody's")
 
 
+def test_what_a_caller_calls_himself_neither_moves_the_terminal_nor_forges_a_line(
+    stream: io.StringIO,
+) -> None:
+    logs.configure(stream=stream).end()
+    name = "\x1b[2JEve\r\n2026-12-01T00:00:00Z info    forged\x9b5m\tü"
+    logging.getLogger("x").info("a call of %s", name)
+    try:
+        raise ValueError(name)
+    except ValueError:
+        logging.getLogger("x").exception("it failed")
+    first, second, *rest = stream.getvalue().splitlines()
+    assert first.endswith("info    a call of \\x1b[2JEve\\x0d")
+    assert second == "    2026-12-01T00:00:00Z info    forged\\x9b5m\tü"
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "".join(rest))
+
+
 def test_a_line_about_a_tenant_that_is_told_elsewhere_names_it(stream: io.StringIO) -> None:
     logs.configure(as_json=True, stream=stream).end()
     logging.getLogger("x").warning("its handler cannot be loaded", extra={"tenant": "acme"})
