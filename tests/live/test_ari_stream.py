@@ -4,13 +4,16 @@ Times are never asserted; a wait that never ends is ended by its own timeout and
 """
 
 import asyncio
+import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -18,7 +21,7 @@ import pytest
 from tests.live.conftest import LabFactory, needs
 from tests.live.pbx import until
 from tests.tools.proxy import proxy
-from voxtractl.ari import requests
+from voxtractl.ari import addresses, requests
 from voxtractl.ari.backoff import Backoff
 from voxtractl.ari.client import ARIClient
 from voxtractl.ari.events import Event
@@ -375,6 +378,44 @@ async def test_nobody_there_is_told_after_the_timeout(lab: Lab) -> None:
         with pytest.raises(AriUnreachable, match="no event connection within"):
             await stream.start()
         assert stream.state is State.CLOSED
+
+
+@contextmanager
+def dead_end() -> Iterator[tuple[str, int]]:
+    """An address that answers nobody, like one behind a firewall: as many as may wait there do."""
+    with contextlib.ExitStack() as sockets:
+        full = sockets.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        yield full.getsockname()
+
+
+async def test_an_address_that_does_not_answer_holds_up_nobody(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs(lab, REQUESTS)
+    tcp = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+    url = urlsplit(lab.ari_url)
+    with dead_end() as dead:
+
+        async def two(host: str, port: int) -> list[tuple[Any, ...]]:
+            assert (host, port) == ("pbx.example", url.port)
+            return [(*tcp, dead), (*tcp, (url.hostname, url.port))]
+
+        monkeypatch.setattr(addresses, "_addresses", two)
+        named = f"http://pbx.example:{url.port}"
+        async with ARIClient(named, lab.ari_user, lab.ari_password, timeout=20) as ari:
+            assert "system" in await ari.request(requests.info())
+        async with streaming(lab, url=named) as (stream, _):
+            assert (await stream.ask(requests.info())).status == 200
+        monkeypatch.setattr(addresses, "NEXT", 20.0)  # as asyncio does it: for this one nobody waits so long
+        async with ARIClient(named, lab.ari_user, lab.ari_password, timeout=1) as ari:
+            with pytest.raises(AriUnreachable, match="no answer within 1 s"):
+                await ari.request(requests.info())
 
 
 async def test_it_starts_with_an_asterisk_that_starts_later(own_lab: LabFactory) -> None:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from voxtractl.ari import http, requests
+from voxtractl.ari.addresses import connected
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriAuthFailed, AriError, AriUnreachable, BadRequest, Conflict, NotFound
 from voxtractl.settings import Secret
@@ -458,7 +459,14 @@ class _Connection(asyncio.Protocol):
 async def _connect(server: http.Server) -> _Connection:
     loop = asyncio.get_running_loop()
     context = _certificates() if server.tls else None
-    _, connection = await loop.create_connection(_Connection, server.host, server.port, ssl=context)
+    name = server.host if context else None
+    socket = await connected(server.host, server.port)
+    if socket is None:
+        _, connection = await loop.create_connection(_Connection, server.host, server.port, ssl=context)
+    else:
+        _, connection = await loop.create_connection(
+            _Connection, sock=socket, ssl=context, server_hostname=name
+        )
     return connection
 
 

@@ -34,6 +34,7 @@ from orjson import dumps, loads
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
 from voxtractl.ari import requests
+from voxtractl.ari.addresses import connected
 from voxtractl.ari.backoff import Backoff
 from voxtractl.ari.events import Event
 from voxtractl.ari.forks import ours
@@ -347,6 +348,7 @@ class EventStream:
                     websocket_handshake_timeout=patience,
                     max_frame_size=ANSWER_MAX,
                     max_redirects=0,
+                    socket_factory=lambda url: connected(url.host, url.port),
                     use_aiofastnet=False,  # it watches sockets it has closed (docs/decisions/0009)
                     logger_name=wire,
                 )

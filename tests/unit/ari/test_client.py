@@ -216,7 +216,7 @@ async def test_a_sound_that_is_about_to_begin_is_asked_to_stop_again(
 @pytest.fixture
 def certificate(tmp_path: Path) -> Callable[[], tuple[Path, ssl.SSLContext]]:
     def make() -> tuple[Path, ssl.SSLContext]:
-        """A certificate for 127.0.0.1 that signed itself: its file, and a server's context with it."""
+        """A certificate for this machine that signed itself: its file, and a server's context with it."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a lab")])
         now = datetime.datetime.now(datetime.UTC)
@@ -225,7 +225,7 @@ def certificate(tmp_path: Path) -> Callable[[], tuple[Path, ssl.SSLContext]]:
             x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([address, x509.DNSName("localhost")]), critical=False)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .sign(key, hashes.SHA256())
         )
@@ -244,8 +244,9 @@ def certificate(tmp_path: Path) -> Callable[[], tuple[Path, ssl.SSLContext]]:
     return make
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_https_is_verified(
-    certificate: Callable[[], tuple[Path, ssl.SSLContext]], monkeypatch: pytest.MonkeyPatch
+    host: str, certificate: Callable[[], tuple[Path, ssl.SSLContext]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pem, context = certificate()
     site = Site()
@@ -255,6 +256,6 @@ async def test_https_is_verified(
                 await ari.request(requests.info())
             assert "SSL_CERT_FILE" in str(told.value.hint)
         monkeypatch.setenv("SSL_CERT_FILE", str(pem))
-        async with ARIClient(url, "a", "b") as ari:
+        async with ARIClient(url.replace("127.0.0.1", host), "a", "b") as ari:
             assert await ari.request(requests.info()) == {}
     assert site.connections == 1
