@@ -2,6 +2,7 @@
 
     docs/reference/commands.md   every command, its arguments, options and exit codes
     docs/reference/document.md   every key of tenants.toml
+    docs/reference/handlers.md   what a handler file has: handlers_page.py
     docs/errors.md               the table of errors, between two marks; the rest is written by hand
 
 `tests/unit/test_docs.py` compares these files with what would be written now. What the code cannot tell (what
@@ -15,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from tests.tools import handlers_page
 from voxtractl.cli import entry
 from voxtractl.errors import VoxtractlError
 from voxtractl.model import document
@@ -222,6 +224,8 @@ def documents() -> dict[Path, str]:
     return {
         ROOT / "docs" / "reference" / "commands.md": "\n".join(_commands_page()) + "\n",
         ROOT / "docs" / "reference" / "document.md": "\n".join(_document_page()) + "\n",
+        ROOT / "docs" / "reference" / "handlers.md": "\n".join((NOTICE, "", *handlers_page.page())).rstrip()
+        + "\n",
         page: before + BEGIN + "\n\n" + "\n".join(_errors_table()) + "\n\n" + END + after,
     }
 

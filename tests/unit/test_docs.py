@@ -15,7 +15,7 @@ import pytest
 import typer
 
 import voxtractl
-from tests.tools import reference
+from tests.tools import handlers_page, reference
 from voxtractl.cli import entry
 from voxtractl.files import Source
 from voxtractl.model import document
@@ -43,6 +43,20 @@ def test_the_reference_knows_every_command_and_key_and_no_others() -> None:
     assert {name for name, _, _ in reference.commands()} == set(reference.KINDS)
     keys = {place: set(meanings) for place, meanings in reference.MEANINGS.items()}
     assert keys == {place: set(names) for place, names in document.known_keys().items()}
+
+
+@pytest.mark.parametrize("shown", handlers_page.CLASSES, ids=lambda shown: shown.name)
+def test_every_public_name_of_a_handler_is_told_or_hidden_on_purpose(shown: handlers_page.Shown) -> None:
+    told = {*shown.verbs.split(), *shown.attributes}
+    assert handlers_page.public_names(shown) == told | set(shown.hidden.split())
+    assert told.isdisjoint(shown.hidden.split())
+
+
+def test_every_verb_says_what_it_does() -> None:
+    text = (GENERATED / "handlers.md").read_text()
+    for heading, rest in itertools.pairwise(re.split(r"^(#{2,3} .*)$", text, flags=re.MULTILINE)[1:]):
+        if heading.startswith("### "):
+            assert re.sub(r"```.*?```", "", rest, flags=re.DOTALL).strip(), heading
 
 
 def test_every_variable_the_program_reads_is_in_the_reference() -> None:

@@ -8,7 +8,7 @@ An app that another process takes is gone from the stream, which goes on for the
 back: two processes that did would take it from each other for ever. One that is parting, because its apps go
 to another stream of ours, is there until it is closed: Asterisk's threads may have more for it (measured).
 
-Asterisk keeps no events while we are away (facts C4): after each ``on_up`` compare with ``GET /channels``.
+Asterisk keeps no events while we are away (measured): after each ``on_up`` compare with ``GET /channels``.
 A request that was on its way when the connection was lost may have been carried out; it fails with
 AriUnreachable, which says so, and only a look at Asterisk tells.
 

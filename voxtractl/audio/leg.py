@@ -180,6 +180,7 @@ class Leg(ABC):
 
     @property
     def closed(self) -> bool:
+        """It has ended."""
         return self.why is not None
 
     async def wait_closed(self) -> str:

@@ -12,7 +12,7 @@ supervisor gives every tenant its own, so that a handler that blocks stops its o
 Rooms of their own: the websockets that events come over, what a call has beside it (auxiliary.py), where
 calls are and may go (places.py), requests that are sent until they are answered (sender.py).
 
-After a lost connection events are lost for good (facts C4), so the hub asks: which channels are there, which
+After a lost connection events are lost for good (measured), so the hub asks: which channels are there, which
 of them are ours. What ended meanwhile gets its end now. A call that nobody here knows came meanwhile and is
 taken like any other; at the start it is one that another process had, and is adopted.
 """
@@ -743,7 +743,7 @@ class Hub:
     ) -> CallSession:
         """A channel that is in the app becomes a call."""
         session = taker.session_type(self, taker, channel, args, direction, app=app)
-        # So that the end is told also after the call left the app (facts G1). Not every id can be subscribed.
+        # So that the end is told also after the call left the app (measured). Not every id can be subscribed.
         subscription = self._subscription(session)
         self.open(session, up=channel["state"] == "Up", begin=begin)
         self._feed(session.id, lifecycle.Started())
@@ -751,7 +751,7 @@ class Hub:
         return session
 
     async def _take_by_dnid(self, taker: Taker, session: CallSession) -> None:
-        """A dialplan of somebody's own that passes no number: ask which one was dialled (facts G8)."""
+        """A dialplan of somebody's own that passes no number: ask which one was dialled (measured)."""
         with self._or_fallback(session.id, session.tenant):
             answer = await self._sender.insist(requests.get_variable(session.id, "CALLERID(dnid)"))
             if answer is not None and answer.status == 200 and answer.body.get("value"):

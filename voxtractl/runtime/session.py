@@ -189,6 +189,7 @@ class CallSession:
 
     @property
     def is_up(self) -> bool:
+        """It was answered."""
         return self._channel.is_up
 
     @is_up.setter
@@ -421,6 +422,7 @@ class CallSession:
         await self._in_turn(requests.ring, "ring")
 
     async def ring_stop(self) -> None:
+        """Silence again; nothing happens when it does not ring."""
         await self._in_turn(requests.ring_stop, "ring_stop")
 
     async def hold(self, moh_class: str | None = None) -> None:
@@ -430,6 +432,7 @@ class CallSession:
         await self._in_turn(partial(requests.moh_start, music=moh_class), "hold")
 
     async def unhold(self) -> None:
+        """End the music on hold; nothing happens when there is none."""
         held, self._held = self._held, False
         try:
             await self._in_turn(requests.moh_stop, "unhold")
@@ -448,6 +451,7 @@ class CallSession:
         await self._in_turn(partial(requests.mute, direction=direction), "mute")
 
     async def unmute(self, direction: str = "both") -> None:
+        """Let it be heard again, with the words of ``mute``."""
         await self._in_turn(partial(requests.unmute, direction=direction), "unmute")
 
     async def _in_turn(self, build: "Callable[[str], requests.Request]", op: str) -> None:
@@ -814,7 +818,7 @@ class CallSession:
 
         A recording without ``name`` gets one of its own; ``fmt`` is a file format of Asterisk's (wav, gsm).
         The recorder listens in on a channel of its own: on the call itself no sound would play meanwhile
-        (facts G6). ``direction``: both, in, out. ``sink`` gets the sound as 16-bit PCM (8 kHz mono) instead
+        (measured). ``direction``: both, in, out. ``sink`` gets the sound as 16-bit PCM (8 kHz mono) instead
         of a file.
         """
         return await self._recordings.start(

@@ -27,7 +27,7 @@ __all__ = ["SOUND_MAX", "Played", "Sounds", "tone_of"]
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN: Final = 3.0  # seconds until Asterisk is asked whether a sound is over
-SOUND_MAX: Final = 3600.0  # seconds: Asterisk tells no end of some playbacks (facts G6); a handler goes on
+SOUND_MAX: Final = 3600.0  # seconds: Asterisk tells no end of some playbacks (measured); a handler goes on
 TONE_ENDS: Final = 1.0  # seconds for a tone that is stopped; it takes Asterisk a millisecond or two
 SPOKEN: Final = frozenset({"number", "digits", "characters"})  # by Asterisk itself; it cannot stop them
 SCHEMES: Final = SPOKEN | {"sound", "recording", "tone"}
@@ -198,7 +198,7 @@ class Sounds:
                 await self._quiet.wait()
 
     async def _look(self) -> None:
-        """Asterisk does not tell the end of each sound (facts G6), and events can be lost."""
+        """Asterisk does not tell the end of each sound (measured), and events can be lost."""
         for playback in list(self._sounding):
             if playback in self._asking:
                 continue
