@@ -180,6 +180,8 @@ def _worker(text: str | None) -> "Worker | None":
 def _lines(place: str, stack: ExitStack) -> "JsonLines":
     from voxtractl.runtime.journal import JsonLines
 
+    if not place:
+        raise UsageFault("--events names no file", hint="a variable that is not set? - is stdout")
     try:
         lines = JsonLines(place if place == "-" else str(Path(place).absolute()))
     except OSError as exc:

@@ -292,7 +292,7 @@ def test_a_file_of_events_without_a_name_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert entry.run([*no_node(tmp_path), "run", "--events", ""]) == 2
-    assert "--events : is a directory" in capsys.readouterr().err
+    assert "--events names no file" in capsys.readouterr().err
 
 
 def test_a_folder_that_was_deleted_is_told(
