@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,11 @@ settings.load_profile("untimed")
 
 # It would hide what a process of ours leaves in its buffers.
 os.environ.pop("PYTHONUNBUFFERED", None)
+
+# nohup and the & of a script let what they start ignore these, and processes of ours take that over.
+for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
