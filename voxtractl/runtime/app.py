@@ -647,8 +647,7 @@ class VoxtraApp:
 
     def _up(self) -> int:
         """Calls of the tenant here; those that its earlier code has, too."""
-        sessions = [session for hub in self._hubs for session in list(hub.sessions.values())]
-        return len({session.id for session in sessions if session.tenant == self.tenant} | self.calls.keys())
+        return len(set().union(self.calls, *(hub.calls_of(self.tenant) for hub in self._hubs)))
 
     async def _turn(self) -> None:
         """Wait until the next call may go out: calls_per_second, evenly spread."""

@@ -20,7 +20,8 @@ taken like any other; at the start it is one that another process had, and is ad
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain, repeat
@@ -88,6 +89,7 @@ class Hub:
         self.journal = journal or Journal()
         self.table = CallTable()
         self.sessions: dict[str, CallSession] = {}
+        self._of: defaultdict[str | None, set[str]] = defaultdict(set)  # tenant → its calls
         self._calls: dict[str, str] = {}  # channels of calls that have had more than one → the call
         self.draining = False
         self._stopped = False
@@ -388,6 +390,7 @@ class Hub:
         self._talking.discard(ended.call_id)
         if session is None:
             return
+        self._of[session.tenant].discard(session.id)
         if session.channel_id != session.id:
             self._calls = {channel: call for channel, call in self._calls.items() if call != session.id}
         for aux in self.aux.disown(ended.call_id):
@@ -413,8 +416,13 @@ class Hub:
     def open(self, session: CallSession, *, up: bool, begin: str = "call_started") -> None:
         """Enter a call into the table, before anything of it can happen; ``begin`` is the event of it."""
         self.sessions[session.id] = session
+        self._of[session.tenant].add(session.id)
         self.table.open(session.id, session.direction, monotonic(), up=up)
         self.journal.write(begin, session.told)
+
+    def calls_of(self, tenant: str | None) -> Set[str]:
+        """The ids of the tenant's calls that are here, whichever code of it has them."""
+        return self._of.get(tenant, frozenset())
 
     async def originate(self, session: CallSession, **how: Any) -> None:
         """Enter the call and send its originate, from whatever loop. Raises AriError or UsageFault."""

@@ -283,6 +283,9 @@ async def test_another_tenants_app_makes_it_that_tenants_call() -> None:
     await asyncio.sleep(0)
     assert hub.table.live["call"].state is State.UP
     assert hub.sessions["call"] is second
+    assert (hub.calls_of("acme"), hub.calls_of("beta"), hub.calls_of("nobody")) == (set(), {"call"}, set())
+    hub.feed("call", lifecycle.Destroyed())
+    assert hub.calls_of("beta") == set()
     await hub.stop()
 
 

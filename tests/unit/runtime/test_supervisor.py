@@ -245,7 +245,7 @@ async def test_limits_hold_over_a_reload_and_for_code_that_was_replaced(tmp_path
     old.usage.turn(monotonic(), 0.1)
     # A call that the old code has, where the hub keeps it.
     call = CallSession(node, old, {"id": "1"}, [], Direction.INBOUND, app="voxtra-acme")
-    node.sessions["1"] = call
+    node.open(call, up=True)
     await supervisor._load({"acme": tenant("acme", max_channels=1, max_media_legs=1, outbound=slowly)})
     new = supervisor.served["acme"].app
     for app in (old, new):
