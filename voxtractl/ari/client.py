@@ -8,7 +8,6 @@ reuse races with its close.
 """
 
 import asyncio
-import errno
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from voxtractl.ari import http, requests
-from voxtractl.ari.addresses import connected
+from voxtractl.ari.addresses import NOT_THERE, connected, why
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import AriAuthFailed, AriError, AriUnreachable, BadRequest, Conflict, NotFound
 from voxtractl.settings import Secret
@@ -47,7 +46,6 @@ RELOAD_TIMEOUT: Final = 120.0  # a first reload of 5000 PJSIP endpoints was meas
 BUSY: Final = "another reload is currently in progress"
 BUSY_WAIT: Final = 0.02  # seconds between tries while another reload runs; grows by half
 BUSY_WAIT_MAX: Final = 0.2  # 32 nodes of one Asterisk stood in line for a second when this was 1.0
-NOT_THERE: Final = "is Asterisk running, http.conf enabled, and its sessionlimit not used up?"
 NO_ARI: Final = "is this Asterisk's HTTP port, with its prefix, and ari.conf enabled? else see Asterisk's log"
 STOP_AGAIN: Final = (0.01, 0.03, 0.1, 0.3, 1.0)  # seconds between tries to stop a sound about to begin
 
@@ -199,7 +197,7 @@ class ARIClient:
             if server is not self._server:
                 raise self._unreachable(request, "this client was closed") from exc
             # Over its sessionlimit Asterisk accepts and closes without a byte.
-            raise self._unreachable(request, *_why(exc)) from exc
+            raise self._unreachable(request, *why(exc)) from exc
         except ValueError as exc:
             raise AriError(
                 f"no valid HTTP answer from {self.url}: {exc}",
@@ -475,21 +473,6 @@ def _certificates() -> "SSLContext":
     import ssl
 
     return ssl.create_default_context()
-
-
-def _why(exc: OSError) -> tuple[str, str]:
-    """What is told of it, and the next step. The errors of ssl are not imported: few need it."""
-    if distrust := getattr(exc, "verify_message", ""):
-        return (
-            f"its certificate is not trusted: {distrust}",
-            "let the system trust it, or name its file in SSL_CERT_FILE; it must name the host of the URL",
-        )
-    reason = (exc.strerror or str(exc)).lower()
-    if exc.errno in {errno.EMFILE, errno.ENFILE}:
-        return reason, "raise this process's limit: LimitNOFILE= of systemd, ulimit -n"
-    if getattr(exc, "library", None):
-        return reason, "is it https that is spoken at this port?"
-    return reason, NOT_THERE
 
 
 def _answer(status: int, body: bytes) -> Answer:

@@ -34,7 +34,7 @@ from orjson import dumps, loads
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
 from voxtractl.ari import requests
-from voxtractl.ari.addresses import connected
+from voxtractl.ari.addresses import NOT_THERE, connected, why
 from voxtractl.ari.backoff import Backoff
 from voxtractl.ari.events import Event
 from voxtractl.ari.forks import ours
@@ -141,7 +141,7 @@ class EventStream:
         self._again: asyncio.Task[None] | None = None  # on_up
         self._first: asyncio.Future[None] | None = None  # the first connection
         self._ended = asyncio.Event()
-        self._reason = "it does not answer"  # why the last try failed
+        self._reason, self._hint = "it does not answer", NOT_THERE  # why the last try failed
         self._connected: _Connection | None = None  # the one that is being attended
         self._socket: WSTransport | None = None
         self._answers = False  # whether this connection is known to carry requests
@@ -174,9 +174,10 @@ class EventStream:
         try:
             async with asyncio.timeout(seconds):
                 await self._first
-        except TimeoutError as exc:
+        except TimeoutError:
             await self.close()
-            raise self._unreachable(f"no event connection within {seconds:.0f} s: {self._reason}") from exc
+            reason = f"no event connection within {seconds:.0f} s: {self._reason}"
+            raise self._unreachable(reason, hint=self._hint) from None
         except BaseException:
             await self.close()
             raise
@@ -290,7 +291,9 @@ class EventStream:
                 try:
                     reason = await self._connection(first)
                 except AriUnreachable as exc:
-                    reason = str(exc)
+                    reason, self._hint = exc.message, exc.hint or NOT_THERE
+                    if not attempt and not first.done():
+                        log.info("waiting for Asterisk at %s: %s", self.url, reason)
                 except (AriAuthFailed, AppReplaced):
                     raise
                 except Exception:  # a fault of ours: whoever waits for calls would never hear of it
@@ -364,7 +367,10 @@ class EventStream:
         except TimeoutError as exc:
             self._ghost = inf
             raise self._unreachable(f"no answer to the websocket within {patience:.0f} s") from exc
-        except (picows.WSError, OSError) as exc:
+        except OSError as exc:
+            reason, hint = why(exc)
+            raise self._unreachable(reason, hint=hint) from exc
+        except picows.WSError as exc:
             raise self._unreachable(str(exc)) from exc
         if connection.socket is None:  # picows returns as if it were there
             raise self._unreachable("it ended the connection before it was a websocket")
@@ -482,13 +488,15 @@ class EventStream:
             except Exception:  # the caller's own code
                 log.exception("on_down of the event stream of %s failed", self.url)
 
-    def _unreachable(self, reason: str, request: Request = EVENTS) -> AriUnreachable:
+    def _unreachable(
+        self, reason: str, request: Request = EVENTS, *, hint: str = NOT_THERE
+    ) -> AriUnreachable:
         return AriUnreachable(
             reason,
             method=request.method,
             path=request.path,
             where=self.url,
-            hint="is Asterisk running, http.conf enabled, and its sessionlimit not used up?",
+            hint=hint,
         )
 
     def _auth_failed(self, reason: str, status: int) -> AriAuthFailed:

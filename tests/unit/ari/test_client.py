@@ -172,6 +172,13 @@ async def test_without_a_free_file_its_limit_is_named() -> None:
         assert await ari.request(requests.ping()) == {}
 
 
+async def test_a_name_that_nobody_knows_is_told_as_such() -> None:
+    async with ARIClient("http://nobody.invalid:8088", "a", "b") as ari:
+        with pytest.raises(AriUnreachable) as told:
+            await ari.request(requests.info())
+    assert "DNS" in str(told.value.hint)
+
+
 async def test_a_request_given_up_leaves_no_answer_for_the_next() -> None:
     site = Site(b"")
     async with site.up() as url, ARIClient(url, "a", "b", timeout=0.1) as ari:

@@ -4,6 +4,7 @@ The real one: tests/live/test_ari_stream.py."""
 import asyncio
 import gc
 import json
+import socket
 from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -741,3 +742,19 @@ async def test_close_before_start_and_start_twice() -> None:
         unused = EventStream(url, "u", "p", ["app"], on_event=lambda event: None)
         await unused.close()
         assert await unused.wait_failed() is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_nobody_there_is_told_in_words_while_it_waits_and_at_the_end(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://{host}:{taken.getsockname()[1]}"
+        stream = EventStream(url, "a", "b", ["app"], on_event=lambda event: None, timeout=0.5)
+        with caplog.at_level("INFO", "voxtractl"), pytest.raises(AriUnreachable) as told:
+            await stream.start()
+    assert told.value.message.endswith(": connection refused")
+    assert told.value.__suppress_context__  # how we waited is nobody's matter
+    waits = [line for line in caplog.messages if line.startswith("waiting for Asterisk")]
+    assert waits == [f"waiting for Asterisk at {url}: connection refused"]
