@@ -94,9 +94,10 @@ async def measure(lab: Lab, count: int, seconds: int, rate: int) -> dict[str, fl
         async def leg() -> tuple[Bare, str]:
             leg_id = uuid4()
             waiting[leg_id] = came = loop.create_future()
+            # At once: a leg that has sent nothing may hold up all of Asterisk (docs/decisions/0007, Sound).
+            came.add_done_callback(lambda named: pace.legs.append(named.result()))
             channel = await calls.audiosocket(address, leg_id, rate)
-            pace.legs.append(await came)
-            return came.result(), channel
+            return await came, channel
 
         async def pair() -> None:
             (one, first), (two, second) = [await leg() for _ in range(2)]
