@@ -305,6 +305,17 @@ async def test_digits_of_a_wait_that_was_cancelled_answer_the_next_one(pbx: Pbx)
 # --- the line ---------------------------------------------------------------------------------------------
 
 
+async def test_what_ends_a_state_of_the_line_does_nothing_without_it(pbx: Pbx) -> None:
+    async with serving(pbx, nothing) as (app, _):
+        call = await app.originate("Local/s@far-wait/n")
+        for verb in (call.ring_stop, call.unhold, call.unmute, call.stop):
+            await verb()
+            await verb()
+        assert call.state == "answered"
+        assert (await call.play_file("hello-world")).ok
+        await call.hangup()
+
+
 async def test_every_verb_of_the_line_is_taken_by_asterisk(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> str:
         await call.ring()

@@ -30,7 +30,7 @@ __all__ = ["codes", "commands", "documents", "error_ids", "main"]
 ROOT: Final = Path(__file__).parents[2]
 BEGIN: Final = "<!-- errors: written by `make docs` -->"
 END: Final = "<!-- errors: end -->"
-NOTICE: Final = "<!-- Written by `make docs`; edit the code or tests/tools/reference.py instead. -->"
+NOTICE: Final = "<!-- Written by `make docs`; edit the code or tests/tools instead. -->"
 
 # How the commands of each kind may end, beside 0, 1 (a bug), 2 (typed wrongly) and 130 (interrupted).
 ENDINGS: Final[Mapping[str, str]] = {
