@@ -5,6 +5,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -478,9 +479,71 @@ async def test_how_the_queue_was_left_is_told(pbx: Pbx) -> None:
         assert await asyncio.wait_for(left.get(), 10) == ("support", "ANSWERED")
         told = [await asyncio.wait_for(ends.get(), 10) for _ in range(3)]
         assert [one["queue_status"] for one in told] == ["FULL", "ABANDONED", "ANSWERED"]
-        assert [one["ended_by"] for one in told] == ["asterisk", "caller", "asterisk"]
+        assert [one["ended_by"] for one in told] == ["handler", "caller", "asterisk"]
     finally:
         await app.stop()
+
+
+async def test_a_caller_whom_no_agent_has_answered_comes_back_to_the_handler(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> list[str]:
+        await call.answer()
+        queued = await call.transfer_to_queue("nobody", timeout=1)
+        return [queued.status, call.state, (await call.play_file("beep")).status]
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 10) == ["TIMEOUT", "answered", "done"]
+        await seen.ended()
+        assert [(end["queue_status"], end["ended_by"]) for end in seen.ends()] == [("TIMEOUT", "handler")]
+        assert seen.names() == ["call_started", "call_answered", "transferred", "call_ended"]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_caller_comes_back_to_nobody_who_does_not_wait(pbx: Pbx, waits: bool) -> None:
+    """Neither to a handler that did not want to wait, nor to one that has given up and is over."""
+    begun = 0
+
+    async def handler(call: CallSession) -> None:
+        nonlocal begun
+        begun += 1
+        await call.answer()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await call.transfer_to_queue("nobody", timeout=1.5, wait=waits)
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        await seen.ended()
+        assert [end["queue_status"] for end in seen.ends()] == ["TIMEOUT"]
+        assert begun == 1
+
+
+async def test_who_has_given_up_waiting_for_a_queue_may_have_the_caller_again(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> list[str]:
+        await call.answer()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await call.transfer_to_queue("nobody", timeout=1.5)
+        waits = str(call.state)
+        await until(lambda: call.state == "answered")
+        return [waits, (await call.play_file("beep")).status]
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 10) == ["transferring", "done"]
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), "60"])
+async def test_the_longest_time_in_a_queue_is_in_seconds(pbx: Pbx, seconds: Any) -> None:
+    async def handler(call: CallSession) -> str:
+        await call.answer()
+        with pytest.raises(UsageFault, match="seconds as its timeout"):
+            await call.transfer_to_queue("nobody", timeout=seconds)
+        return str(call.state)
+
+    async with serving(pbx, handler) as (_, seen):
+        pbx.call()
+        assert await asyncio.wait_for(seen.result, 10) == "answered"
 
 
 async def test_a_caller_who_waits_in_a_queue_has_not_left_it(pbx: Pbx) -> None:

@@ -1384,6 +1384,56 @@ async def test_a_worker_that_takes_calls_which_hear_a_tone_goes_on_to_give_signs
         pbx.ari("DELETE", f"recordings/stored/{row['name']}")
 
 
+QUEUES = """\
+from voxtractl import VoxtraApp
+
+app = VoxtraApp()
+
+@app.default()
+async def handler(call):
+    await call.answer()
+    queued = await call.transfer_to_queue("desk", timeout=%s)
+    await call.play_file("beep")
+    await call.hangup("busy")
+"""
+DESK = "[tenants.acme.queues.desk]\nmembers = []\n"
+
+
+@pytest.mark.parametrize("apps", ["per-tenant", "shared"])
+async def test_a_caller_whom_no_agent_has_answered_comes_back_to_its_worker(pbx: Pbx, apps: str) -> None:
+    defaults = f'[defaults]\nworkers = 2\napps = "{apps}"\n'
+    defaults += 'app_name = "voxtra"\n' if apps == "shared" else ""
+    write(pbx, defaults + document(acme="acme.py:app") + DESK, acme=QUEUES % 1)
+    await pushed(pbx)
+    async with running(pbx, "--worker", "1/2") as one, running(pbx, "--worker", "2/2", number=2) as two:
+        both = one, two
+        for _ in range(8):
+            pbx.call(ACME)
+        await until(lambda: sum(len(run.of("call_ended")) for run in both) == 8)
+        ends = [end for run in both for end in run.of("call_ended")]
+        told = {(end["queue_status"], end["ended_by"], end["did"]) for end in ends}
+        assert told == {("TIMEOUT", "handler", ACME)}
+        assert not [event for run in both for event in run.events if event["event"] == "call_adopted"]
+        for run in both:
+            run.process.terminate()
+            await run.ends()
+
+
+async def test_a_caller_who_waits_in_a_queue_while_its_process_is_replaced_is_adopted(pbx: Pbx) -> None:
+    write(pbx, document(acme="acme.py:app") + DESK, acme=QUEUES % 5 + ADOPTS)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        far = pbx.call(ACME)
+        await until(lambda: run.of("transferred"))
+        run.process.kill()
+        async with running(pbx, number=2) as again:
+            await until(lambda: again.of("call_adopted"))
+            assert far.up
+            assert again.of("call_started") == []
+            await again.forced()
+            assert len(again.of("call_ended")) == 1
+
+
 async def a_call_at(run: Running, *others: Running) -> None:
     """Call until this worker has a call: the dialplan shares them out by chance."""
 

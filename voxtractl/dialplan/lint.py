@@ -42,7 +42,9 @@ _CONTEXTS: Final = (
     naming.transfer_context,
 )
 # Contexts of the shared file: no tenant has this slug.
-_SHARED: Final = frozenset(make(naming.SHARED) for make in (*_CONTEXTS, naming.dispatch_context))
+_SHARED: Final = frozenset(
+    make(naming.SHARED) for make in (*_CONTEXTS, naming.dispatch_context, naming.return_context)
+)
 
 # What a tenant's own template may use.
 _APPLICATIONS: Final = frozenset(
@@ -467,6 +469,7 @@ def _subroutine(call: str, bounds: Bounds) -> Iterator[tuple[str, str]]:
         rf"{naming.dispatch_context(naming.SHARED)},{number},1\({slug},{app},[0-9]*\)",
         rf"{naming.outbound_context(naming.SHARED)},s,1"
         rf"\({slug},{number},\$\{{LEN\(\$\{{EXTEN\}}\)\}},[0-9]*,\+?[0-9]*\)",
+        rf"{naming.return_context(naming.SHARED)},s,1\({slug},{app}\)",
     )
     if not any(re.fullmatch(wanted, call) for wanted in calls):
         what = f"a Gosub to {call.partition(',')[0]} with other arguments"

@@ -50,7 +50,7 @@ from voxtractl.runtime.journal import Journal
 from voxtractl.runtime.lifecycle import CallTable, Direction, EndedBy, Signal, State
 from voxtractl.runtime.places import AGAIN, CALLED, Place, Places, is_inside, unmarked
 from voxtractl.runtime.sender import Sender
-from voxtractl.runtime.session import CallSession, line_of
+from voxtractl.runtime.session import CallSession, has_left_a_queue, line_of
 from voxtractl.runtime.taker import Taker
 from voxtractl.runtime.turns import Turns
 from voxtractl.runtime.websockets import WORD, Websockets
@@ -700,8 +700,9 @@ class Hub:
         return taker, args[1:]
 
     def _begin(self, app: str, channel: Mapping[str, Any], args: list[str]) -> None:
-        """A new call, or one that another process had (its first argument says so): it was moved here when
-        its worker died, or is a call out that was answered when its process was gone."""
+        """A new call, or one that another process had. Its first argument says so (it was moved here when its
+        worker died, or is a call out that was answered when its process was gone), or where it comes from:
+        it was in a queue when its process ended."""
         given = unmarked(args)
         taker, rest = self._taker(app, given)
         if taker is None or taker.blocked or self.draining:
@@ -709,7 +710,7 @@ class Hub:
             self._spawn(self._hand_on(Place(channel, app, args), slug))
             return
         with self._or_fallback(channel["id"], taker.tenant):
-            if given != args:
+            if given != args or has_left_a_queue(line_of(channel)):
                 self._adopt(app, taker, channel, args, rest)
                 return
             session = self._enter(app, taker, channel, rest, "call_started")

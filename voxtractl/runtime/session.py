@@ -12,7 +12,7 @@ from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from enum import StrEnum
 from functools import partial
-from math import isnan
+from math import ceil, inf, isnan
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
@@ -44,7 +44,17 @@ if TYPE_CHECKING:
     from voxtractl.runtime.speech import Said, Transcript
     from voxtractl.runtime.taker import Taker
 
-__all__ = ["CALL", "NODE", "TENANT", "CallSession", "CallState", "Queued", "context_of", "line_of"]
+__all__ = [
+    "CALL",
+    "NODE",
+    "TENANT",
+    "CallSession",
+    "CallState",
+    "Queued",
+    "context_of",
+    "has_left_a_queue",
+    "line_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +67,11 @@ C = TypeVar("C", bound=hooks.Hook)
 END_TIMEOUT: Final = 10.0  # seconds Asterisk gets to end a call before hangup() returns all the same
 RING_LOOK: Final = 0.2  # seconds until a channel that was not answered yet is sent on once more
 RING_LOOKS: Final = 50
-QUEUE_EVENT: Final = "VoxtraQueue"  # templates/extensions: what tells how a queue was left
+# What the queues of templates/extensions tell and are told: how one was left; the number of the worker whose
+# handler has a caller again when no agent has answered, if any; seconds in the queue at most.
+QUEUE_EVENT: Final = "VoxtraQueue"
+QUEUE_BACK: Final = "VOXTRA_QUEUE_BACK"
+QUEUE_WAIT: Final = "VOXTRA_QUEUE_WAIT"
 UP: Final = "up"  # the wait for a call out to be in the app
 
 
@@ -576,6 +590,7 @@ class CallSession:
         metadata: Mapping[str, object] | None = None,
         *,
         variables: Mapping[str, object] | None = None,
+        timeout: float | None = None,
         wait: bool = True,
     ) -> Queued:
         """Put the caller into a queue of the tenant: ``support`` or ``acme-support``.
@@ -583,14 +598,21 @@ class CallSession:
         Raises QueueUnknown when Asterisk has no such queue: the caller stays. ``variables`` are set first.
         ``metadata`` is what the agent should know: ``{"intent": "billing"}`` is ``${VOXTRA_INTENT}`` on this
         channel and on the agent's, always as text. Raises UsageFault for a key that cannot be a variable.
-        Waits until the call is over, so that a handler may end with ``hangup()``, or back in the app, when a
-        dialplan of your own brings it there; ``wait=False`` returns when the caller is in the queue. The
-        status is also in ``queue_status`` and in the event call_ended.
+
+        Waits until the call is over, so that a handler may end with ``hangup()``, or until the caller is back
+        because no agent answered: the queue is full, ``timeout`` seconds have passed (None: no limit), or
+        whatever ends a wait in it. The handler goes on with the call then. ``wait=False`` returns when the
+        caller is in the queue, and a caller whom no agent answers is hung up. The status is also in
+        ``queue_status`` and in the event call_ended.
         """
+        if timeout is not None:
+            _must_be_seconds("transfer_to_queue", timeout=timeout)
         self._channel.must_be_here("transfer_to_queue")
         # With __ every channel that is made for this one has it too.
         told = {f"__VOXTRA_{key}".upper(): str(value) for key, value in (metadata or {}).items()}
-        known = requests.variables({**told, **(variables or {})})
+        limit = "" if timeout is None or timeout == inf else max(ceil(timeout), 1)
+        back = {QUEUE_WAIT: limit, QUEUE_BACK: _worker(self.app) if wait else ""}
+        known = requests.variables({**told, **(variables or {}), **back})
         context, extension = await self._queue(queue)
         for name, value in known.items():
             await self.set_variable(name, value)
@@ -957,7 +979,9 @@ class CallSession:
         self._channel.resolve(UP, None)
         self._home.set()
         self.args = tuple(args) or self.args
-        if self.attended is False:
+        if self.attended is False and has_left_a_queue(self.line):
+            self.refuse("normal")  # who put it into the queue does not wait for it any more
+        elif self.attended is False:
             self._again()
 
     def _again(self) -> None:
@@ -1035,6 +1059,7 @@ class CallSession:
         if (
             not 0 < max(self._left, self._channel.touched) == self._left < self._channel.visits
             or self._over.is_set()
+            or has_left_a_queue(self.line)
         ):
             return self._channel.visits
         visit = self._left
@@ -1059,6 +1084,17 @@ def line_of(channel: Mapping[str, Any]) -> str:
     """The line of the dialplan that it is in."""
     dialplan = channel.get("dialplan") or {}
     return f"{dialplan.get('context')},{dialplan.get('exten')},{dialplan.get('priority')}"
+
+
+def has_left_a_queue(line: str) -> bool:
+    """It comes from a queue in which no agent has answered."""
+    return line.startswith(f"{naming.return_context(naming.SHARED)},")
+
+
+def _worker(app: str) -> str:
+    """The number of the worker whose app it is: a process that is the only one is 1."""
+    number = app.rpartition("-")[2]
+    return number if number.isdecimal() else "1"
 
 
 def _called(channel: Mapping[str, Any], args: Sequence[str]) -> str:
