@@ -1429,6 +1429,7 @@ async def test_a_caller_who_waits_in_a_queue_while_its_process_is_replaced_is_ad
         async with running(pbx, number=2) as again:
             await until(lambda: again.of("call_adopted"))
             assert far.up
+            assert again.of("call_adopted")[0]["did"] == ACME
             assert again.of("call_started") == []
             await again.forced()
             assert len(again.of("call_ended")) == 1

@@ -67,11 +67,11 @@ C = TypeVar("C", bound=hooks.Hook)
 END_TIMEOUT: Final = 10.0  # seconds Asterisk gets to end a call before hangup() returns all the same
 RING_LOOK: Final = 0.2  # seconds until a channel that was not answered yet is sent on once more
 RING_LOOKS: Final = 50
-# What the queues of templates/extensions tell and are told: how one was left; the number of the worker whose
-# handler has a caller again when no agent has answered, if any; seconds in the queue at most.
-QUEUE_EVENT: Final = "VoxtraQueue"
-QUEUE_BACK: Final = "VOXTRA_QUEUE_BACK"
-QUEUE_WAIT: Final = "VOXTRA_QUEUE_WAIT"
+# What the queues of templates/extensions tell and are told:
+QUEUE_EVENT: Final = "VoxtraQueue"  # how one was left
+QUEUE_BACK: Final = "VOXTRA_QUEUE_BACK"  # the worker whose handler gets back whom no agent answers, if any
+QUEUE_NUMBER: Final = "VOXTRA_QUEUE_NUMBER"  # the number that was called
+QUEUE_WAIT: Final = "VOXTRA_QUEUE_WAIT"  # seconds at most
 UP: Final = "up"  # the wait for a call out to be in the app
 
 
@@ -611,8 +611,8 @@ class CallSession:
         # With __ every channel that is made for this one has it too.
         told = {f"__VOXTRA_{key}".upper(): str(value) for key, value in (metadata or {}).items()}
         limit = "" if timeout is None or timeout == inf else max(ceil(timeout), 1)
-        back = {QUEUE_WAIT: limit, QUEUE_BACK: _worker(self.app) if wait else ""}
-        known = requests.variables({**told, **(variables or {}), **back})
+        back = {QUEUE_BACK: _worker(self.app), QUEUE_NUMBER: self.called_number} if wait else {QUEUE_BACK: ""}
+        known = requests.variables({**told, **(variables or {}), **back, QUEUE_WAIT: limit})
         context, extension = await self._queue(queue)
         for name, value in known.items():
             await self.set_variable(name, value)
@@ -978,9 +978,10 @@ class CallSession:
             self._hub.answered(self)
         self._channel.resolve(UP, None)
         self._home.set()
-        self.args = tuple(args) or self.args
-        if self.attended is False and has_left_a_queue(self.line):
-            self.refuse("normal")  # who put it into the queue does not wait for it any more
+        from_queue = has_left_a_queue(self.line)
+        self.args = self.args if from_queue else tuple(args) or self.args
+        if self.attended is False and from_queue:
+            self.refuse("normal")  # who put it there does not wait for it any more
         elif self.attended is False:
             self._again()
 
