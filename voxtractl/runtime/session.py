@@ -12,7 +12,7 @@ from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from enum import StrEnum
 from functools import partial
-from math import ceil, inf, isnan
+from math import ceil, isnan
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
@@ -72,6 +72,7 @@ QUEUE_EVENT: Final = "VoxtraQueue"  # how one was left
 QUEUE_BACK: Final = "VOXTRA_QUEUE_BACK"  # the worker whose handler gets back whom no agent answers, if any
 QUEUE_NUMBER: Final = "VOXTRA_QUEUE_NUMBER"  # the number that was called
 QUEUE_WAIT: Final = "VOXTRA_QUEUE_WAIT"  # seconds at most
+QUEUE_WAIT_MAX: Final = 1e9  # seconds; Asterisk reads 32 bits of it
 UP: Final = "up"  # the wait for a call out to be in the app
 
 
@@ -610,7 +611,7 @@ class CallSession:
         self._channel.must_be_here("transfer_to_queue")
         # With __ every channel that is made for this one has it too.
         told = {f"__VOXTRA_{key}".upper(): str(value) for key, value in (metadata or {}).items()}
-        limit = "" if timeout is None or timeout == inf else max(ceil(timeout), 1)
+        limit = "" if timeout is None or timeout > QUEUE_WAIT_MAX else max(ceil(timeout), 1)
         back = {QUEUE_BACK: _worker(self.app), QUEUE_NUMBER: self.called_number} if wait else {QUEUE_BACK: ""}
         known = requests.variables({**told, **(variables or {}), **back, QUEUE_WAIT: limit})
         context, extension = await self._queue(queue)
