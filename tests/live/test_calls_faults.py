@@ -23,7 +23,7 @@ import pytest
 from tests.live.conftest import LabFactory, NodeDocument, needs, needs_media, release
 from tests.live.pbx import ACME, Far, Pbx, nothing, pushed, serving, until
 from tests.tools.proxy import proxy
-from voxtractl import VoxtraApp
+from voxtractl import VoxtraApp, naming
 from voxtractl.ari.release import REQUESTS, Feature, Release
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import (
@@ -210,6 +210,30 @@ async def test_a_call_whose_start_was_lost_with_the_connection_is_handled_like_a
         assert (await seen.ended()).ended_by == EndedBy.CALLER
         await until(lambda: seen.names()[-1] == "call_ended")
         assert seen.names() == ["call_started", "call_answered", "call_ended"]
+
+
+async def test_a_caller_who_comes_back_from_a_queue_while_nothing_is_heard_is_there_afterwards(
+    pbx: Pbx,
+) -> None:
+    async def handler(call: CallSession) -> list[str]:
+        await call.answer()
+        queued = await call.transfer_to_queue("nobody", timeout=1)
+        return [queued.status, call.state]
+
+    async with (
+        proxy(pbx.lab.http_port) as between,
+        serving(pbx, handler, ari_url=between.url) as (_, seen),
+    ):
+        pbx.call()
+        await until(lambda: "1 calls" in pbx.lab.cli("queue show acme-nobody"))
+        between.freeze()  # Asterisk has the connection still, so its app is there
+        back = naming.return_context(naming.SHARED)
+        await until(lambda: any(row["dialplan"]["context"] == back for row in pbx.channels()))
+        between.cut()
+        between.thaw()
+        assert await in_time(seen.result) == ["TIMEOUT", "answered"]
+        await seen.ended()
+        assert [end["queue_status"] for end in seen.ends()] == ["TIMEOUT"]
 
 
 async def test_while_nothing_is_heard_nobody_is_called(pbx: Pbx) -> None:

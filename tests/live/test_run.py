@@ -1435,6 +1435,25 @@ async def test_a_caller_who_waits_in_a_queue_while_its_process_is_replaced_is_ad
             assert len(again.of("call_ended")) == 1
 
 
+async def test_a_caller_whom_no_agent_has_answered_takes_the_fallback_when_no_process_is_there(
+    pbx: Pbx,
+) -> None:
+    """Here the same queue: no time is set any more, and whom it does not take is hung up."""
+    acme = document(acme="acme.py:app") + 'fallback = { queue = "desk" }\n'
+    write(pbx, acme + DESK + "max_callers = 1\n", acme=QUEUES % 2)
+    await pushed(pbx)
+    async with running(pbx) as run:
+        far = pbx.call(ACME)
+        await until(lambda: run.of("transferred"))
+        run.process.kill()
+    await asyncio.sleep(3)
+    assert far.up
+    assert "1 calls" in pbx.lab.cli("queue show acme-desk")
+    late = pbx.call(ACME)  # the queue is full, and the caller over
+    await until(lambda: not late.up)
+    assert far.up
+
+
 async def a_call_at(run: Running, *others: Running) -> None:
     """Call until this worker has a call: the dialplan shares them out by chance."""
 

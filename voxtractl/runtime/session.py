@@ -628,6 +628,9 @@ class CallSession:
             return Queued(queue, "")
         await self._home.wait()
         self._channel.touched = self._channel.visits
+        if self.queue_status is None and has_left_a_queue(self.line):  # it was told while nobody heard it
+            with suppress(CallEnded):
+                self.queue_status = await self.get_variable("QUEUESTATUS") or None
         return Queued(queue, self.queue_status or "")
 
     def _enter(self, queue: str) -> None:
