@@ -36,7 +36,6 @@ __all__ = [
     "outbound_context",
     "queue_name",
     "queues_context",
-    "return_context",
     "transfer_context",
     "tree_label",
     "trunk_endpoint",
@@ -108,11 +107,6 @@ def queue_name(slug: str, queue: str) -> str:
 def dispatch_context(slug: str) -> str:
     """Where a call is counted and offered to the workers; only the one of ``SHARED`` exists."""
     return f"voxtra-{slug}-dispatch"
-
-
-def return_context(slug: str) -> str:
-    """Where a caller comes from that no agent of a queue has answered; only the one of ``SHARED`` exists."""
-    return f"voxtra-{slug}-return"
 
 
 def trunk_endpoint(slug: str) -> str:

@@ -23,7 +23,7 @@ import pytest
 from tests.live.conftest import LabFactory, NodeDocument, needs, needs_media, release
 from tests.live.pbx import ACME, Far, Pbx, nothing, pushed, serving, until
 from tests.tools.proxy import proxy
-from voxtractl import VoxtraApp, naming
+from voxtractl import VoxtraApp
 from voxtractl.ari.release import REQUESTS, Feature, Release
 from voxtractl.ari.requests import Answer, Request
 from voxtractl.errors import (
@@ -38,6 +38,7 @@ from voxtractl.errors import (
 from voxtractl.lab import Lab
 from voxtractl.runtime import hub, sounds
 from voxtractl.runtime.channel import CALLED_OFF
+from voxtractl.runtime.hub import Hub
 from voxtractl.runtime.lifecycle import EndedBy
 from voxtractl.runtime.places import Places
 from voxtractl.runtime.session import CallSession
@@ -227,13 +228,41 @@ async def test_a_caller_who_comes_back_from_a_queue_while_nothing_is_heard_is_th
         pbx.call()
         await until(lambda: "1 calls" in pbx.lab.cli("queue show acme-nobody"))
         between.freeze()  # Asterisk has the connection still, so its app is there
-        back = naming.return_context(naming.SHARED)
-        await until(lambda: any(row["dialplan"]["context"] == back for row in pbx.channels()))
+        await until(lambda: any(row["dialplan"]["app_name"] == "Stasis" for row in pbx.channels()))
         between.cut()
         between.thaw()
         assert await in_time(seen.result) == ["TIMEOUT", "answered"]
         await seen.ended()
         assert [end["queue_status"] for end in seen.ends()] == ["TIMEOUT"]
+
+
+async def test_a_caller_who_was_in_two_queues_while_nothing_was_heard_is_back(
+    pbx: Pbx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asterisk has it in the line of the dialplan where it was before."""
+    heard, on_event = True, Hub._on_event
+
+    def told(self: Hub, event: Any) -> None:
+        if heard:
+            on_event(self, event)
+
+    monkeypatch.setattr(Hub, "_on_event", told)
+
+    async def handler(call: CallSession) -> list[str]:
+        nonlocal heard
+        await call.answer()
+        first = await call.transfer_to_queue("nobody", timeout=1)
+        heard = False
+        return [first.status, (await call.transfer_to_queue("nobody", timeout=1)).status, call.state]
+
+    async with serving(pbx, handler) as (app, seen):
+        pbx.call()
+        await until(lambda: not heard)
+        await until(lambda: "1 calls" in pbx.lab.cli("queue show acme-nobody"))
+        await until(lambda: any(row["dialplan"]["app_name"] == "Stasis" for row in pbx.channels()))
+        heard = True
+        await app._hubs[0]._resync(adopting=False)
+        assert await in_time(seen.result) == ["TIMEOUT", "TIMEOUT", "answered"]
 
 
 async def test_while_nothing_is_heard_nobody_is_called(pbx: Pbx) -> None:

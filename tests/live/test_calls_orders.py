@@ -401,6 +401,18 @@ async def test_of_two_who_put_a_call_into_a_queue_one_waits_for_it_and_one_is_to
     assert "elsewhere in the dialplan" in refused
 
 
+async def test_of_two_who_put_a_call_into_a_queue_the_first_says_how_long(pbx: Pbx) -> None:
+    async def handler(call: CallSession) -> list[str]:
+        await call.answer()
+        both = call.transfer_to_queue("nobody", timeout=1), call.transfer_to_queue("support", wait=False)
+        first, second = await asyncio.gather(*both, return_exceptions=True)
+        return [str(getattr(first, "status", first)), str(second), str(call.state)]
+
+    status, refused, state = cast("list[str]", await run(pbx, handler))
+    assert (status, state) == ("TIMEOUT", "answered")
+    assert "elsewhere in the dialplan" in refused
+
+
 async def test_how_the_last_queue_was_left_is_told_not_the_one_before(pbx: Pbx) -> None:
     async def handler(call: CallSession) -> tuple[str | None, str]:
         await call.answer()

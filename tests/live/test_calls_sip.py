@@ -509,6 +509,32 @@ async def test_an_agent_transfers_a_caller_to_another_number_of_the_tenant(
     assert seen.names().count("call_started") == 2
 
 
+@pytest.mark.usefixtures("phone")
+async def test_an_agent_transfers_a_caller_to_another_queue_where_no_time_is_set(
+    line: tuple[Pbx, Exchange],
+) -> None:
+    pbx, there = line
+
+    async def handler(call: CallSession) -> None:
+        await call.answer()
+        await call.transfer_to_queue("nobody", timeout=4)
+
+    pbx.lab.cli("dialplan add extension 555,1,Goto,voxtra-acme-queues,support,1 into voxtra-acme-transfer")
+    pbx.lab.cli("queue pause member Local/s@far-agent queue acme-support")
+    try:
+        async with serving(pbx, handler) as (app, _):
+            caller = await there.call(ACME)
+            agent = await connected(pbx, there)
+            agent.refer("555")
+            waits = "acme-support,,,,"
+            await until(lambda: any(row["dialplan"]["app_data"] == waits for row in pbx.channels()))
+            caller.hang_up()
+            await until(lambda: not app.calls)
+    finally:
+        pbx.lab.cli("queue unpause member Local/s@far-agent queue acme-support")
+        pbx.lab.cli("dialplan remove extension 555@voxtra-acme-transfer")
+
+
 @pytest.mark.parametrize("late", [False, True], ids=["told before", "told after"])
 async def test_a_call_that_is_transferred_while_it_is_put_into_a_queue_goes_there(
     line: tuple[Pbx, Exchange], monkeypatch: pytest.MonkeyPatch, late: bool

@@ -557,7 +557,7 @@ def assert_exact(bench: Bench, values: list[str]) -> None:
         assert (auth["username"], auth["password"]) == (text, text)
     contexts = set(bench.dialplan())
     own = {name for slug in fleet.tenants for name in (f"voxtra-{slug}-{x}" for x in SUFFIXES)}
-    shared = {f"voxtra-shared-{x}" for x in ("inbound", "dispatch", "outbound", "return", "fallback")}
+    shared = {f"voxtra-shared-{x}" for x in ("inbound", "dispatch", "outbound", "queues", "fallback")}
     assert contexts == own | shared | {"from-trunk", "test-park", "lab", naming.LOADED_CONTEXT}
     # Every tenant is there once and whole: nothing was swallowed, nothing added.
     queues = set(re.findall(r"^(\S+) has \d+ calls", bench.lab.cli("queue show"), re.MULTILINE))

@@ -1435,6 +1435,18 @@ async def test_a_caller_who_waits_in_a_queue_while_its_process_is_replaced_is_ad
             assert len(again.of("call_ended")) == 1
 
 
+async def test_a_caller_who_waits_in_a_queue_while_its_worker_dies_is_adopted_by_another(pbx: Pbx) -> None:
+    write(pbx, "[defaults]\nworkers = 3\n" + document(acme="acme.py:app") + DESK, acme=QUEUES % 3 + ADOPTS)
+    await pushed(pbx)
+    async with running(pbx, "--worker", "1/3") as one, running(pbx, "--worker", "3/3", number=2) as three:
+        await a_call_at(one, three)
+        theirs = len(one.of("call_started"))
+        one.process.kill()
+        await until(lambda: len(three.of("call_adopted")) == theirs)
+        assert {event["did"] for event in three.of("call_adopted")} == {ACME}
+        await three.forced()
+
+
 async def test_a_caller_whom_no_agent_has_answered_takes_the_fallback_when_no_process_is_there(
     pbx: Pbx,
 ) -> None:

@@ -83,7 +83,7 @@ CLASSES: Final = (
         },
         """
         adopted app attended came came_to claim deliver expect_up fail finish gone has is_fresh left_behind
-        line open_leg over post queue_end refuse refused replaced resync told trunk
+        line open_leg over post queue_end refuse refused replaced resync told trunk was_sent_on
         """,
     ),
     Shown(

@@ -42,9 +42,7 @@ _CONTEXTS: Final = (
     naming.transfer_context,
 )
 # Contexts of the shared file: no tenant has this slug.
-_SHARED: Final = frozenset(
-    make(naming.SHARED) for make in (*_CONTEXTS, naming.dispatch_context, naming.return_context)
-)
+_SHARED: Final = frozenset(make(naming.SHARED) for make in (*_CONTEXTS, naming.dispatch_context))
 
 # What a tenant's own template may use.
 _APPLICATIONS: Final = frozenset(
@@ -463,13 +461,14 @@ def _subroutine(call: str, bounds: Bounds) -> Iterator[tuple[str, str]]:
     The arguments say whose call it is, so nothing stands in them that a caller could lengthen by a comma.
     """
     slug, app = re.escape(bounds.slug), re.escape(bounds.app)
+    queue = "|".join(map(re.escape, bounds.queues)) or "(?!)"
     number = r"(?:[0-9+*#]+|\$\{FILTER\(0-9\+?(?:\*#)?,\$\{EXTEN\}\)\})"
     calls = (
         rf"{naming.inbound_context(naming.SHARED)},s,1\({slug},{number}\)",
         rf"{naming.dispatch_context(naming.SHARED)},{number},1\({slug},{app},[0-9]*\)",
         rf"{naming.outbound_context(naming.SHARED)},s,1"
         rf"\({slug},{number},\$\{{LEN\(\$\{{EXTEN\}}\)\}},[0-9]*,\+?[0-9]*\)",
-        rf"{naming.return_context(naming.SHARED)},s,1\({slug},{app}\)",
+        rf"{naming.queues_context(naming.SHARED)},s,1\({slug},{app},(?:{queue})\)",
     )
     if not any(re.fullmatch(wanted, call) for wanted in calls):
         what = f"a Gosub to {call.partition(',')[0]} with other arguments"

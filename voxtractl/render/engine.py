@@ -143,7 +143,7 @@ class _Renderer:
             "inbound": naming.inbound_context(naming.SHARED),
             "dispatch": naming.dispatch_context(naming.SHARED),
             "outbound": naming.outbound_context(naming.SHARED),
-            "returning": naming.return_context(naming.SHARED),
+            "queues": naming.queues_context(naming.SHARED),
             "fallback": naming.fallback_context(naming.SHARED),
             "own_fallback": naming.fallback_context(tenant),
             "own_outbound": naming.outbound_context(tenant),
@@ -255,7 +255,7 @@ class _Renderer:
             "shared_inbound": naming.inbound_context(naming.SHARED),
             "shared_dispatch": naming.dispatch_context(naming.SHARED),
             "shared_outbound": naming.outbound_context(naming.SHARED),
-            "shared_return": naming.return_context(naming.SHARED),
+            "shared_queues": naming.queues_context(naming.SHARED),
         }
 
     def _routes(self, tenant: Tenant) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -494,8 +494,8 @@ class Hub:
             self._present(call_id, answer.body if answer.status == 200 else {})
 
     def _present(self, call_id: str, channel: Mapping[str, Any]) -> None:
-        """Asterisk has it. One that was to leave, and is still in the app, was never sent on. One that has
-        left, and is in an app all the same, may have been moved."""
+        """Asterisk has it. One that was to leave, and is still in the app, was never sent on, or is back. One
+        that has left, and is in an app all the same, may have been moved."""
         self._feed(call_id, lifecycle.Present())
         known = self.table.live.get(call_id)
         if known is not None and known.state is State.LEFT and is_inside(channel):
@@ -504,7 +504,7 @@ class Hub:
         if known is None or known.state is not State.LEAVING or not is_inside(channel):
             return
         session = self.sessions[call_id]
-        if line_of(channel) != session.line:  # it has come back, over another one
+        if line_of(channel) != session.line or session.was_sent_on:  # it has come back
             return
         if session in self._given_back:
             self._spawn(self.places.to_fallback(session.channel_id, session.tenant))

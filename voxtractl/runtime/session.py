@@ -503,9 +503,16 @@ class CallSession:
         await self._go_on(context, extension, priority, attended=None if outbound else self.attended)
 
     async def _go_on(
-        self, context: str, extension: str, priority: int = 1, *, attended: bool | None = True
+        self,
+        context: str,
+        extension: str,
+        priority: int = 1,
+        *,
+        attended: bool | None = True,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Send it into the dialplan. ``attended`` says whether somebody waits for it to come back."""
+        """Send it into the dialplan. ``attended`` says whether somebody waits for it to come back;
+        ``variables`` are set by who sends it, of several at once."""
         op = "continue_in_dialplan"
         build = partial(
             requests.continue_in_dialplan, context=context, extension=extension, priority=priority
@@ -520,7 +527,8 @@ class CallSession:
         await self._sounds.until_quiet(op, leaving=True)
         self._channel.check(op)
         # Who gives up does not take back a command that may be on its way: what becomes of it is known first.
-        leaving = asyncio.ensure_future(self._leave(build, op, f"{context},{extension}", attended=attended))
+        going = self._leave(build, op, f"{context},{extension}", attended=attended, variables=variables)
+        leaving = asyncio.ensure_future(going)
         leaving.add_done_callback(seen)
         try:
             await asyncio.shield(leaving)
@@ -529,16 +537,25 @@ class CallSession:
             raise
 
     async def _leave(
-        self, build: Callable[[str], requests.Request], op: str, to: str, *, attended: bool | None
+        self,
+        build: Callable[[str], requests.Request],
+        op: str,
+        to: str,
+        *,
+        attended: bool | None,
+        variables: Mapping[str, str] | None,
     ) -> None:
         if not self._home.is_set():
             raise self._channel.elsewhere(op)  # another one was quicker, and waits for it
         before = self.attended, self._doing
+        self._sent = None
         self._channel.tell(lifecycle.Continue())
         self._home.clear()
         # Before the command: the call may be back before its answer is.
         self._left, self._doing, self.attended = self._channel.visits, CallState.TRANSFERRING, bool(attended)
         try:
+            for name, value in (variables or {}).items():
+                await self._channel.command(partial(requests.set_variable, name=name, value=value), op)
             await self._send_on(build, op)
         except BaseException as exc:
             self._home.set()
@@ -572,6 +589,11 @@ class CallSession:
                 to = ""
                 await asyncio.sleep(RING_LOOK)
         self._sent = to, build, op
+
+    @property
+    def was_sent_on(self) -> bool:
+        """Asterisk has obeyed the command that sends it into the dialplan, the last one."""
+        return self._sent is not None
 
     def left_behind(self) -> None:
         """Another channel got its place while it was sent into the dialplan, and is still in the app."""
@@ -611,15 +633,20 @@ class CallSession:
         self._channel.must_be_here("transfer_to_queue")
         # With __ every channel that is made for this one has it too.
         told = {f"__VOXTRA_{key}".upper(): str(value) for key, value in (metadata or {}).items()}
-        limit = "" if timeout is None or timeout > QUEUE_WAIT_MAX else max(ceil(timeout), 1)
-        back = {QUEUE_BACK: _worker(self.app), QUEUE_NUMBER: self.called_number} if wait else {QUEUE_BACK: ""}
-        known = requests.variables({**told, **(variables or {}), **back, QUEUE_WAIT: limit})
+        known = requests.variables({**told, **(variables or {})})
+        limit = "" if timeout is None or timeout > QUEUE_WAIT_MAX else ceil(max(timeout, 1))
+        how = {
+            QUEUE_WAIT: limit,
+            QUEUE_BACK: _worker(self.app) if wait else "",
+            QUEUE_NUMBER: self.called_number,
+        }
         context, extension = await self._queue(queue)
         for name, value in known.items():
             await self.set_variable(name, value)
         self._enter(queue)
         try:
-            await self._go_on(context, extension, attended=wait or self.direction is Direction.INBOUND)
+            attended = wait or self.direction is Direction.INBOUND
+            await self._go_on(context, extension, attended=attended, variables=requests.variables(how))
         except BaseException:
             if self._doing is not CallState.TRANSFERRING:  # else it is there, and the wait was given up
                 self._entered = ""
@@ -1093,7 +1120,7 @@ def line_of(channel: Mapping[str, Any]) -> str:
 
 def has_left_a_queue(line: str) -> bool:
     """It comes from a queue in which no agent has answered."""
-    return line.startswith(f"{naming.return_context(naming.SHARED)},")
+    return line.startswith(f"{naming.queues_context(naming.SHARED)},")
 
 
 def _worker(app: str) -> str:
@@ -1118,7 +1145,7 @@ def _must_be_name(op: str, sound: object) -> None:
 def _must_be_seconds(op: str, **given: object) -> None:
     """Raises UsageFault for what is no time to wait. NaN would mix up all timers of the loop."""
     for name, value in given.items():
-        if not isinstance(value, int | float) or isnan(value):
+        if not isinstance(value, int | float) or (isinstance(value, float) and isnan(value)):
             raise UsageFault(f"{op} takes seconds as its {name}, not {value!r}")
 
 
