@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 MOVED: Final = "voxtractl-moved"  # first Stasis argument of a call that came from a dead worker
 # First of those of a call out, with its number: a process that finds one it did not begin knows it by that.
 CALLED: Final = "voxtractl-called"
-PLACE: Final = "VOXTRA_APP"  # variable of a channel that was moved: the app it is in
+# Variable of a channel that was moved: the app it is in. In small letters no key of metadata makes this name.
+PLACE: Final = "voxtra_app"
 PATIENCE: Final = 2.0  # seconds for an answer about what another process has, or had
 AGAIN: Final = 10.0  # seconds until it is asked again; twice as long each time
 
